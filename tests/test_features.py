@@ -1,0 +1,94 @@
+"""Streamed features equal the whole file, bit for bit, and agree with the field's two references."""
+
+import kaldi_native_fbank
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_asr.errors import StreamError
+from edge_asr.features import FbankStream, fbank
+
+
+def speechlike(n_samples: int, seed: int = 0) -> np.ndarray:
+    """Harmonics with a wandering pitch and an envelope, above a low noise floor."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(n_samples) / 16_000
+    pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * t)
+    phase = 2 * np.pi * np.cumsum(pitch) / 16_000
+    voice = sum(np.sin(k * phase) / k for k in range(1, 30))
+    envelope = 0.1 * np.clip(np.sin(2 * np.pi * 2.3 * t), 0, 1)
+    return (voice * envelope + 1e-3 * rng.standard_normal(n_samples)).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 8_000), st.lists(st.integers(0, 2_500), max_size=12))
+def test_any_split_gives_the_frames_of_the_whole_file(n_samples, cuts):
+    samples = speechlike(8_000)[:n_samples]
+    stream, frames, first = FbankStream(), [], 0
+    for size in cuts:
+        frames.append(stream.accept(samples[first : first + size]))
+        first = min(n_samples, first + size)
+    frames += [stream.accept(samples[first:]), stream.flush()]
+    assert np.array_equal(np.concatenate(frames), fbank(samples))
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 79, 80, 239, 240, 399, 400, 401, 16_000])
+def test_a_signal_gives_one_frame_for_each_10_ms_rounded(n_samples):
+    assert fbank(speechlike(n_samples)).shape == ((n_samples + 80) // 160, 80)
+
+
+def test_agrees_with_kaldi_native_fbank_on_the_whole_signal():
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = 80
+    options.mel_opts.high_freq = -400
+    reference = kaldi_native_fbank.OnlineFbank(options)
+    samples = speechlike(32_000)
+    reference.accept_waveform(16_000, samples.tolist())
+    reference.input_finished()
+    expected = np.stack([reference.get_frame(i) for i in range(reference.num_frames_ready)])
+    assert np.abs(fbank(samples) - expected).max() < 1e-3
+
+
+def test_agrees_with_torchaudio():
+    torch = pytest.importorskip("torch")
+    kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
+    samples = speechlike(32_000)
+    expected = kaldi.fbank(
+        torch.from_numpy(samples)[None].double(), num_mel_bins=80, high_freq=-400, dither=0, snip_edges=False
+    )  # fmt: skip
+    assert np.abs(fbank(samples) - expected.numpy()).max() < 1e-3
+
+
+def test_a_frame_is_out_as_soon_as_its_25_ms_are_in():
+    stream = FbankStream()
+    assert len(stream.accept(speechlike(279))) == 0  # frame 0 covers samples −120 … 279
+    assert len(stream.accept(speechlike(1))) == 1
+    assert len(stream.accept(speechlike(159))) == 0
+    assert len(stream.accept(speechlike(1))) == 1
+
+
+def test_digital_silence_is_finite():
+    assert np.isfinite(fbank(np.zeros(4_000, np.float32))).all()
+
+
+def test_a_flushed_stream_refuses_more_samples():
+    stream = FbankStream()
+    stream.accept(speechlike(1_000))
+    stream.flush()
+    assert len(stream.flush()) == 0
+    with pytest.raises(StreamError, match="flushed"):
+        stream.accept(speechlike(10))
+
+
+def test_an_hour_of_audio_leaves_memory_flat():
+    resource = pytest.importorskip("resource")
+    stream, block = FbankStream(), speechlike(16_000)
+    for _ in range(60):
+        stream.accept(block)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(600):
+        stream.accept(block)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 2_000  # kept frames would take 19 MB
