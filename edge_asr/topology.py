@@ -1,0 +1,218 @@
+"""The CTC topology over a graph of phones: expanded for the search in fractions of a second, packed on disk.
+
+A decoding graph is T ∘ L ∘ G. Stored is L ∘ G with the tables that T needs, a quarter of the bytes; T is filled in
+when the graph is loaded, with numpy, block by block.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import kaldifst
+import numpy as np
+
+from edge_asr.errors import GraphError
+from edge_asr.transducer import ARC, Transducer, assemble
+
+TOPOLOGIES = ("exact", "compact", "full")
+BLANK_LABEL = 1  # input label = token id + 1, for 0 is epsilon; blank is token 0
+
+_MAGIC = b"EDGEASR1"
+_BLOCK_STATES = 1 << 17
+
+
+@dataclass(frozen=True)
+class CtcGraph:
+    """T ∘ phones, where every label may last several frames, with blanks between labels.
+
+    The S states of the graph of phones loop on blank. An arc with label p into state d goes by way of a state of its
+    own, the pair (d, p), that loops on p. How a pair is left is the topology:
+
+    full: by blank to d, and by copies of all arcs of d but those with label p, which need a blank between.
+    exact: accepts the same; by epsilon to d where no label p can follow (d has no arc p, nor has what epsilons reach
+        from there), else as full.
+    compact: by epsilon to d always (Laptev et al. 2021, "CTC variations through new WFST topologies"). Two labels p in
+        a row then need no blank between, so that a held p may count twice.
+    """
+
+    start: int
+    final: np.ndarray  # (S,) float32, +inf where a state is not final
+    first: np.ndarray  # (S + 1,) int64, first arc of each state
+    target: np.ndarray  # (A,) int32: below S the state after an epsilon, else S + the pair that a label leads to
+    olabel: np.ndarray  # (A,) int32
+    weight: np.ndarray  # (A,) float32, cost
+    pair_state: np.ndarray  # (P,) int32, d
+    pair_label: np.ndarray  # (P,) uint8, p
+    pair_held: np.ndarray  # (P,) bool: left as in the full topology, for p must be kept in mind
+    pair_entered: np.ndarray  # (P,) bool: an arc leads here, not only the epsilon of a held pair
+    mind_target: np.ndarray  # (M,) int32: where the epsilons of held pairs lead, in their order
+
+    @property
+    def n_states(self) -> int:
+        return len(self.final)
+
+    @property
+    def n_arcs(self) -> int:
+        return len(self.target)
+
+
+def add_topology(phones: Transducer, topology: str = "exact") -> CtcGraph:
+    """phones: input labels are token id + 1 (0 is epsilon), output labels and weights pass unchanged."""
+    if topology not in TOPOLOGIES:
+        raise GraphError(f"need a topology of {', '.join(TOPOLOGIES)}, have {topology!r}; choose one")
+    n_labels = int(phones.ilabel.max(initial=BLANK_LABEL)) + 1
+    emitting = phones.ilabel > 0
+    key = phones.nextstate[emitting].astype(np.int64) * n_labels + phones.ilabel[emitting]
+    entered, seen = np.unique(key, return_index=True)
+    entered = entered[np.argsort(seen)]  # in the order of the arcs, so that references are mostly to the next pair
+    if topology == "compact":
+        held = np.zeros(0, np.int64)
+    else:
+        matters = _repeatable(phones, n_labels)
+        if topology == "full":
+            matters[:] = True
+        held = _closure(phones, entered[matters.ravel()[entered]], n_labels, matters)
+    pairs = np.concatenate([entered, held[~np.isin(held, entered)]])
+    by_key = np.argsort(pairs)
+
+    def pair_of(keys: np.ndarray) -> np.ndarray:
+        return by_key[np.searchsorted(pairs, keys, sorter=by_key)]
+
+    target = phones.nextstate.copy()
+    target[emitting] = phones.n_states + pair_of(key)
+    pair_held = np.isin(pairs, held)
+    arc, owner = _arcs_of(phones.first, (pairs // n_labels)[pair_held])
+    epsilon = phones.ilabel[arc] == 0
+    mind_target = phones.nextstate[arc[epsilon]]
+    in_mind = mind_target.astype(np.int64) * n_labels + (pairs % n_labels)[pair_held][owner[epsilon]]
+    kept = np.isin(in_mind, held)
+    mind_target[kept] = phones.n_states + pair_of(in_mind[kept])
+    return CtcGraph(
+        start=phones.start,
+        final=phones.final,
+        first=phones.first,
+        target=target,
+        olabel=phones.olabel,
+        weight=phones.weight,
+        pair_state=(pairs // n_labels).astype(np.int32),
+        pair_label=(pairs % n_labels).astype(np.uint8 if n_labels <= 256 else np.uint16),
+        pair_held=pair_held,
+        pair_entered=np.arange(len(pairs)) < len(entered),
+        mind_target=mind_target,
+    )
+
+
+def _repeatable(phones: Transducer, n_labels: int) -> np.ndarray:
+    """(S, labels) bool: an arc with that label leaves the state, at once or after epsilons."""
+    emitting = phones.ilabel > 0
+    source = phones.source
+    can = np.zeros((phones.n_states, n_labels), bool)
+    can[source[emitting], phones.ilabel[emitting]] = True
+    from_state, to_state = source[~emitting], phones.nextstate[~emitting]
+    while True:  # as often as epsilons follow one another: the order of the language model
+        wider = can.copy()
+        np.logical_or.at(wider, from_state, can[to_state])
+        if np.array_equal(wider, can):
+            return can
+        can = wider
+
+
+def _closure(phones: Transducer, pairs: np.ndarray, n_labels: int, wanted: np.ndarray) -> np.ndarray:
+    """Sorted keys of `pairs` and of the wanted pairs that epsilons lead to: (d, p) → (e, p) where d → e is epsilon."""
+    found = new = np.sort(pairs)
+    while len(new):
+        arc, owner = _arcs_of(phones.first, new // n_labels)
+        epsilon = phones.ilabel[arc] == 0
+        reached = np.unique(phones.nextstate[arc[epsilon]].astype(np.int64) * n_labels + new[owner[epsilon]] % n_labels)
+        new = np.setdiff1d(reached[wanted.ravel()[reached]], found, assume_unique=True)
+        found = np.union1d(found, new)
+    return found
+
+
+def _arcs_of(first: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """→ (arc, owner): the arcs that leave `states`, and for each the position in `states` that it belongs to."""
+    n_arcs = first[states + 1] - first[states]
+    owner = np.repeat(np.arange(len(states)), n_arcs)
+    return np.arange(len(owner)) + np.repeat(first[states] - (np.cumsum(n_arcs) - n_arcs), n_arcs), owner
+
+
+# ---------------------------------------------------------------------------------------------------- for the search
+
+
+def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdConstFst:
+    """The graph as kaldi-decoder searches it; `word_cost` is added to every arc that puts out a word."""
+    n_states, n_pairs = graph.n_states, len(graph.pair_state)
+    looping = np.zeros(n_states, bool)  # after an epsilon its source has had all the blanks
+    looping[graph.pair_state[graph.pair_entered]] = True
+    looping[graph.start] = True
+    is_label = graph.target >= n_states
+    ilabel = np.zeros(graph.n_arcs, np.int32)
+    ilabel[is_label] = graph.pair_label[graph.target[is_label] - n_states]
+    weight = graph.weight + np.float32(word_cost) * (graph.olabel > 0) if word_cost else graph.weight
+
+    held = np.flatnonzero(graph.pair_held)
+    arc, owner = _arcs_of(graph.first, graph.pair_state[held])
+    keep = ilabel[arc] != graph.pair_label[held][owner]
+    arc, owner = arc[keep], owner[keep]
+    n_copies = np.zeros(n_pairs, np.int64)
+    n_copies[held] = np.bincount(owner, minlength=len(held))
+    copy_target = graph.target[arc]
+    copy_target[ilabel[arc] == 0] = graph.mind_target
+
+    first = np.zeros(n_states + n_pairs + 1, np.int64)
+    np.cumsum(np.concatenate([np.diff(graph.first) + looping, 2 * graph.pair_entered + n_copies]), out=first[1:])
+    final = np.concatenate([graph.final, np.full(n_pairs, np.inf, np.float32)])
+    final[n_states + held] = graph.final[graph.pair_state[held]]
+
+    def state_blocks() -> Iterator[np.ndarray]:
+        for low in range(0, n_states, _BLOCK_STATES):
+            high = min(low + _BLOCK_STATES, n_states)
+            block = np.empty(first[high] - first[low], ARC)
+            loop = low + np.flatnonzero(looping[low:high])
+            at_loop = first[loop] - first[low]
+            is_arc = np.ones(len(block), bool)
+            is_arc[at_loop] = False
+            block["ilabel"][at_loop] = BLANK_LABEL
+            block["nextstate"][at_loop] = loop
+            for field in ("olabel", "weight"):
+                block[field][at_loop] = 0
+            arcs = slice(graph.first[low], graph.first[high])
+            for field, column in (
+                ("ilabel", ilabel),
+                ("olabel", graph.olabel),
+                ("weight", weight),
+                ("nextstate", graph.target),
+            ):
+                block[field][is_arc] = column[arcs]
+            yield block
+
+    def pair_blocks() -> Iterator[np.ndarray]:
+        copies_before = np.append(0, np.cumsum(n_copies))
+        for low in range(0, n_pairs, _BLOCK_STATES):
+            high = min(low + _BLOCK_STATES, n_pairs)
+            pair = np.arange(low, high)
+            offset = first[n_states + low]
+            at_first = first[n_states + low : n_states + high] - offset
+            block = np.zeros(first[n_states + high] - offset, ARC)
+            is_copy = np.ones(len(block), bool)
+            entered, held_here = graph.pair_entered[low:high], graph.pair_held[low:high]
+            at_loop = at_first[entered]
+            at_leave = at_loop + 1
+            is_copy[at_loop] = is_copy[at_leave] = False
+            block["ilabel"][at_loop] = graph.pair_label[low:high][entered]
+            block["nextstate"][at_loop] = n_states + pair[entered]
+            block["ilabel"][at_leave] = np.where(held_here, BLANK_LABEL, 0)[entered]
+            block["nextstate"][at_leave] = graph.pair_state[low:high][entered]
+            copies = slice(copies_before[low], copies_before[high])
+            block["nextstate"][is_copy] = copy_target[copies]
+            for field, column in (("ilabel", ilabel), ("olabel", graph.olabel), ("weight", weight)):
+                block[field][is_copy] = column[arc[copies]]
+            yield block
+
+    def blocks() -> Iterator[np.ndarray]:
+        yield from state_blocks()
+        yield from pair_blocks()
+
+    return assemble(graph.start, final, first, blocks())

@@ -1,0 +1,125 @@
+"""Weighted transducers as numpy columns, passed to and from kaldifst in bulk.
+
+kaldifst's Python calls cost a microsecond for each arc, and a decoding graph has millions. So graphs pass as the bytes of
+an OpenFst `const` file (20 bytes for each state, 16 for each arc), a fixed layout that numpy reads and writes.
+"""
+
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import kaldifst
+import numpy as np
+
+from edge_asr.errors import GraphError
+
+ARC = np.dtype([("ilabel", "<i4"), ("olabel", "<i4"), ("weight", "<f4"), ("nextstate", "<i4")])
+STATE = np.dtype([("final", "<f4"), ("pos", "<u4"), ("n_arcs", "<u4"), ("n_ieps", "<u4"), ("n_oeps", "<u4")])
+
+_HEADER = struct.Struct("<i i5s i8s i i Q q q q")  # magic, type, arc type, version, flags, properties, start, S, A
+_MAGIC = 2125659606
+_VERSION = 2  # states and arcs follow one another without padding
+_EXPANDED = 1  # the one property that every const FST has; the rest are unknown
+
+
+@dataclass(frozen=True)
+class Transducer:
+    """S states and A arcs, the arcs in the order of their source; weights are costs (−ln), tropical semiring."""
+
+    start: int
+    final: np.ndarray  # (S,) float32, +inf where a state is not final
+    first: np.ndarray  # (S + 1,) int64, first arc of each state
+    ilabel: np.ndarray  # (A,) int32
+    olabel: np.ndarray  # (A,) int32
+    weight: np.ndarray  # (A,) float32
+    nextstate: np.ndarray  # (A,) int32
+
+    @property
+    def n_states(self) -> int:
+        return len(self.final)
+
+    @property
+    def n_arcs(self) -> int:
+        return len(self.ilabel)
+
+    @property
+    def source(self) -> np.ndarray:
+        """(A,) int32, the state that each arc leaves."""
+        return np.repeat(np.arange(self.n_states, dtype=np.int32), np.diff(self.first))
+
+
+def from_arcs(
+    start: int,
+    final: np.ndarray,
+    source: np.ndarray,
+    ilabel: np.ndarray,
+    olabel: np.ndarray,
+    weight: np.ndarray,
+    nextstate: np.ndarray,
+) -> Transducer:
+    """A transducer from arcs in any order; those of one state keep theirs."""
+    order = np.argsort(source, kind="stable")
+    first = np.zeros(len(final) + 1, np.int64)
+    np.cumsum(np.bincount(source, minlength=len(final)), out=first[1:])
+    labels = (np.asarray(column)[order].astype(np.int32) for column in (ilabel, olabel))
+    costs = np.asarray(weight)[order].astype(np.float32)
+    return Transducer(int(start), np.asarray(final, np.float32), first, *labels, costs, nextstate[order].astype(np.int32))
+
+
+def to_kaldifst(fst: Transducer) -> kaldifst.StdConstFst:
+    arcs = np.empty(fst.n_arcs, ARC)
+    for field in ARC.names:
+        arcs[field] = getattr(fst, field)
+    return assemble(fst.start, fst.final, fst.first, [arcs])
+
+
+def assemble(start: int, final: np.ndarray, first: np.ndarray, blocks: Iterable[np.ndarray]) -> kaldifst.StdConstFst:
+    """A const FST from its states and its arcs (dtype ARC) in blocks, so that the arcs are never held twice.
+
+    The counts of epsilons of a state, which no search here reads, stay zero.
+    """
+    states = np.zeros(len(final), STATE)
+    states["final"] = final
+    states["pos"] = first[:-1]
+    states["n_arcs"] = np.diff(first)
+    header = _HEADER.pack(
+        _MAGIC, 5, b"const", 8, b"standard", _VERSION, 0, _EXPANDED, start, len(final), int(first[-1])
+    )
+    with _memory_file() as path:
+        with open(path, "wb") as file:
+            file.write(header)
+            file.write(states.data)
+            for block in blocks:
+                file.write(block.data)
+        fst = kaldifst.StdConstFst.read(path)
+    if fst is None:
+        raise GraphError(f"kaldifst refused an assembled graph of {len(final)} states; check free memory and disk space")
+    return fst
+
+
+def from_kaldifst(fst: kaldifst.StdFst) -> Transducer:
+    with _memory_file() as path:
+        kaldifst.StdConstFst(fst).write(path)
+        with open(path, "rb") as file:
+            *_, start, n_states, n_arcs = _HEADER.unpack(file.read(_HEADER.size))
+            states = np.fromfile(file, STATE, n_states)
+            arcs = np.fromfile(file, ARC, n_arcs)
+    first = np.append(states["pos"], n_arcs).astype(np.int64)
+    return Transducer(start, states["final"].copy(), first, *(arcs[field].copy() for field in ARC.names))
+
+
+@contextmanager
+def _memory_file() -> Iterator[str]:
+    """A path whose bytes stay in memory where the system can do that, else a temporary file; gone afterwards."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("graph")
+        try:
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield os.path.join(folder, "graph.fst")
