@@ -8,7 +8,7 @@ binary search, and everything here works on whole arrays. Row = word id in order
 import gzip
 import lzma
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -86,11 +86,11 @@ class NgramModel:
             return np.where(ngrams[:, 0] < 0, LOG10_ZERO, self.orders[0].log10_prob[ngrams[:, 0]])
         context = self.rows(ngrams[:, :-1])
         row = self.find(n, context, ngrams[:, -1])
-        unseen = row < 0
-        log10_prob = np.empty(len(row))
-        log10_prob[~unseen] = self.orders[n - 1].log10_prob[row[~unseen]]
-        backoff = np.where(context < 0, 0.0, self.orders[n - 2].log10_backoff[context])
-        log10_prob[unseen] = backoff[unseen] + self.log10_prob(ngrams[unseen, 1:])
+        listed, backs_off = row >= 0, (row < 0) & (context >= 0)
+        log10_prob = np.zeros(len(row))
+        log10_prob[~listed] = self.log10_prob(ngrams[~listed, 1:])
+        log10_prob[backs_off] += self.orders[n - 2].log10_backoff[context[backs_off]]
+        log10_prob[listed] = self.orders[n - 1].log10_prob[row[listed]]
         return log10_prob
 
     def _key(self, context: np.ndarray, word: np.ndarray) -> np.ndarray:
@@ -156,9 +156,11 @@ def _read_sentences(
         lengths.append(len(chunk))
     if not chunks:
         raise LanguageModelError("need at least one sentence to estimate a language model, have none; check the text")
-    length = np.array(lengths)
+    length, tokens = np.array(lengths), np.concatenate(chunks)
+    if np.count_nonzero((tokens == bos) | (tokens == eos)) != 2 * len(chunks):
+        raise LanguageModelError(f"need sentences without {BOS} and {EOS}, have some with them; remove the marks")
     start = np.repeat(np.cumsum(length) - length, length)
-    return list(ids), np.concatenate(chunks), np.arange(len(start)) - start
+    return list(ids), tokens, np.arange(len(start)) - start
 
 
 def _count(tokens: np.ndarray, position: np.ndarray, order: int, n_words: int) -> list[_Counts]:
@@ -385,19 +387,18 @@ def perplexity(model: NgramModel, sentences: Iterable[str | Sequence[str]]) -> P
 # ------------------------------------------------------------------------------------------------------------ ARPA
 
 
-def open_text(path: str | Path, mode: str = "rt") -> TextIO:
-    """Opens UTF-8 text, compressed where the name ends in .gz or .xz. Raises LanguageModelError."""
-    path = Path(path)
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+def read_text(path: str | Path) -> str:
+    """UTF-8 text, decompressed where the name ends in .gz or .xz. Raises LanguageModelError."""
     try:
-        return opener(path, mode, encoding="utf-8")
-    except OSError as error:
-        raise LanguageModelError(f"need the text file {path}, have {error.strerror}; check the path") from error
+        with _opener(path)(path, "rt", encoding="utf-8") as file:
+            return file.read()
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise LanguageModelError(f"need readable text in {path}, have: {error}; check the path and the file") from error
 
 
 def write_arpa(model: NgramModel, path: str | Path) -> None:
     """Writes ARPA, compressed where the name ends in .gz or .xz."""
-    with open_text(path, "wt") as file:
+    with _opener(path)(path, "wt", encoding="utf-8") as file:
         counts = (f"ngram {n}={len(level)}\n" for n, level in enumerate(model.orders, 1))
         file.writelines(["\\data\\\n", *counts])
         names = model.vocab  # of the n-grams of the order at hand
@@ -415,14 +416,15 @@ def write_arpa(model: NgramModel, path: str | Path) -> None:
 
 def read_arpa(path: str | Path) -> NgramModel:
     """Reads ARPA, plain, .gz or .xz. Raises LanguageModelError with what is wrong in it."""
+    text = read_text(path)
     try:
-        with open_text(path) as file:
-            text = file.read()
         return _parse_arpa(text)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise LanguageModelError(f"need an ARPA file, have {path}: {error}; get the file again") from error
     except LanguageModelError as error:
         raise LanguageModelError(f"{path}: {error}") from error
+
+
+def _opener(path: str | Path) -> Callable[..., TextIO]:
+    return {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
 
 
 def _parse_arpa(text: str) -> NgramModel:
@@ -445,6 +447,8 @@ def _parse_arpa(text: str) -> NgramModel:
             raise LanguageModelError(f"need all words among the 1-grams, have {error} in a {n}-gram; add it") from error
         except ValueError as error:
             raise LanguageModelError(f"need log10 numbers in the {n}-grams, have {error}; check the file") from error
+        if not np.all(log10_prob <= 0):
+            raise LanguageModelError(f"need log10 probabilities of at most 0, have others in the {n}-grams")
         tables.append((np.column_stack(columns), log10_prob, log10_backoff))
     if len(ids) < len(vocab) or not {BOS, EOS} <= ids.keys():
         raise LanguageModelError(f"need distinct 1-grams with {BOS} and {EOS} among them; check the file")
