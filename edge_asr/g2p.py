@@ -7,8 +7,10 @@ says how likely a sequence is. Decoding walks the letters with a beam and adds u
 
 import argparse
 import heapq
+import io
 import math
 import zipfile
+import zlib
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -133,7 +135,7 @@ def train(entries: Mapping[str, Iterable[Pronunciation]], order: int = ORDER) ->
 
 def save(model: NgramModel, path: str | Path) -> None:
     """Writes a graphone model compactly: counts of children, unit ids, and 8-bit log10 probabilities and back-offs."""
-    arrays = {"vocab": np.frombuffer("\n".join(model.vocab).encode(), np.uint8)}
+    arrays = {"order": np.array(model.order), "vocab": np.frombuffer("\n".join(model.vocab).encode(), np.uint8)}
     for n, level in enumerate(model.orders, 1):
         if n > 1:
             n_children = np.bincount(level.context, minlength=len(model.orders[n - 2]))
@@ -146,22 +148,26 @@ def save(model: NgramModel, path: str | Path) -> None:
 def load(path: str | Path = MODEL_PATH) -> NgramModel:
     """Reads what `save` wrote. Raises ModelDamagedError."""
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
-        vocab = arrays["vocab"].tobytes().decode().split("\n")
-        orders = []
-        while f"log10_prob_{len(orders) + 1}" in arrays:
-            n = len(orders) + 1
-            unit, context = np.arange(len(vocab), dtype=np.int32), np.zeros(len(vocab), np.int32)
-            if n > 1:
-                unit = arrays[f"unit_{n}"].astype(np.int32)
-                context = np.repeat(np.arange(len(orders[-1]), dtype=np.int32), arrays[f"n_children_{n}"])
-            probabilities = arrays[f"log10_prob_{n}"] * -QUANTUM, arrays[f"log10_backoff_{n}"] * -QUANTUM
-            orders.append(NgramOrder(context, unit, *probabilities))
-        return NgramModel(vocab, orders)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        message = f"need a grapheme-to-phoneme model, have {path}: {error}; install the package again"
+        with np.load(io.BytesIO(Path(path).read_bytes())) as file:
+            return _unpacked(dict(file))
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        message = f"need a grapheme-to-phoneme model, have {path}: {error!r}; install the package again"
         raise ModelDamagedError(message) from error
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray]) -> NgramModel:
+    vocab = arrays["vocab"].tobytes().decode().split("\n")
+    unit, context = np.arange(len(vocab), dtype=np.int32), np.zeros(len(vocab), np.int32)
+    orders: list[NgramOrder] = []
+    for n in range(1, int(arrays["order"]) + 1):
+        if n > 1:
+            unit = arrays[f"unit_{n}"].astype(np.int32)
+            context = np.repeat(np.arange(len(orders[-1]), dtype=np.int32), arrays[f"n_children_{n}"])
+        log10_prob, log10_backoff = arrays[f"log10_prob_{n}"] * -QUANTUM, arrays[f"log10_backoff_{n}"] * -QUANTUM
+        if not len(unit) == len(context) == len(log10_prob) == len(log10_backoff):
+            raise ValueError(f"arrays of unequal length for order {n}")
+        orders.append(NgramOrder(context, unit, log10_prob, log10_backoff))
+    return NgramModel(vocab, orders)
 
 
 def _quantised(log10: np.ndarray) -> np.ndarray:

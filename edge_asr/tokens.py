@@ -4,6 +4,8 @@ The tokens are the 39 phones of CMUdict without stress, in alphabetical order af
 choice: `CHARACTERS`, with `▁` before each word, need no lexicon file, for every word spells itself.
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,17 +43,17 @@ class TokenTable:
             raise LexiconError(f"tokens must be distinct, have {twice!r} twice; remove one")
 
     @classmethod
-    def phones(cls) -> "TokenTable":
+    def phones(cls) -> TokenTable:
         """Blank and the 39 phones of CMUdict: V = 40."""
         return cls((BLANK, *PHONES))
 
     @classmethod
-    def characters(cls) -> "TokenTable":
+    def characters(cls) -> TokenTable:
         """Blank, apostrophe, a–z and the mark before a word: V = 29."""
         return cls((BLANK, *CHARACTERS))
 
     @classmethod
-    def load(cls, path: str | Path) -> "TokenTable":
+    def load(cls, path: str | Path) -> TokenTable:
         """Reads `symbol id` lines; ids must count up from 0. Raises LexiconError."""
         symbols = []
         for number, line in _lines(Path(path)):
@@ -100,14 +102,14 @@ class TokenTable:
 class Lexicon:
     """Words and their pronunciations; a word outside the entries goes to `fallback`, if there is one.
 
-    `entries` maps a word to its pronunciations, most usual first. `fallback(word)` returns pronunciations too, or
-    raises LexiconError; its answers are kept, so that every word is worked out once.
+    `entries` maps a word to its pronunciations, most usual first. `fallback(word, lexicon)` returns pronunciations
+    too, or raises LexiconError; its answers are kept, so that every word is worked out once.
     """
 
     def __init__(
         self,
         entries: Mapping[str, Iterable[Pronunciation]] | None = None,
-        fallback: Callable[[str], list[Pronunciation]] | None = None,
+        fallback: Callable[[str, Lexicon], list[Pronunciation]] | None = None,
     ) -> None:
         self.entries: dict[str, list[Pronunciation]] = {}
         self.fallback = fallback
@@ -117,34 +119,33 @@ class Lexicon:
                 self.add(word, pronunciation)
 
     @classmethod
-    def cmudict(cls, g2p: bool = True) -> "Lexicon":
+    def cmudict(cls, g2p: bool = True) -> Lexicon:
         """CMUdict without stress; with `g2p`, every word of a–z and apostrophe gets a pronunciation."""
-        lexicon = cls()
-        lexicon.entries = read_cmudict()
-        if g2p:
-            lexicon.fallback = lambda word: _clitic_form(lexicon, word) or _grapheme_to_phoneme(word)
-        return lexicon
+        return cls(read_cmudict(), _guess if g2p else None)
 
     @classmethod
-    def characters(cls) -> "Lexicon":
+    def characters(cls) -> Lexicon:
         """Every word spells itself: `▁` and its letters."""
-        return cls(fallback=lambda word: [(WORD_START, *_spellable(word))])
+        return cls(fallback=_spell)
 
     @classmethod
-    def load(cls, path: str | Path, fallback: Callable[[str], list[Pronunciation]] | None = None) -> "Lexicon":
-        """Reads `word p1 p2 …` lines, one for each pronunciation. Raises LexiconError."""
-        lexicon = cls(fallback=fallback)
+    def load(cls, path: str | Path, g2p: bool = False) -> Lexicon:
+        """Reads `word p1 p2 …` lines, one for each pronunciation; `g2p` as in `cmudict`. Raises LexiconError."""
+        lexicon = cls(fallback=_guess if g2p else None)
         lexicon.update(path)
         return lexicon
 
     def update(self, path: str | Path) -> None:
-        """Adds a user's file of `word p1 p2 …` lines; its pronunciations replace those of the words that it names."""
+        """Adds a user's file of `word p1 p2 …` lines; its pronunciations replace those of the words that it names.
+
+        Stress marks as in CMUdict ("AH0") are taken off.
+        """
         additions: dict[str, list[Pronunciation]] = {}
         for number, line in _lines(Path(path)):
             word, *phones = line.split()
             if not phones:
                 raise LexiconError(f"{path}:{number}: need 'word p1 p2 …', have {line!r}; add the phones")
-            additions.setdefault(word, []).append(tuple(phones))
+            additions.setdefault(word, []).append(tuple(_without_stress(phone) for phone in phones))
         for word, pronunciations in additions.items():
             self.entries[word] = list(dict.fromkeys(pronunciations))
 
@@ -169,9 +170,9 @@ class Lexicon:
             if self.fallback is None:
                 raise LexiconError(
                     f"need a pronunciation, have none for {word!r} among {len(self.entries)} words; "
-                    "add a 'word p1 p2 …' line to the lexicon or allow grapheme-to-phoneme"
+                    "add a 'word p1 p2 …' line or allow g2p"
                 )
-            known = self._guessed[word] = self.fallback(word)
+            known = self._guessed[word] = self.fallback(word, self)
         return list(known)
 
     def check(self, tokens: TokenTable) -> None:
@@ -210,29 +211,37 @@ def read_cmudict() -> dict[str, list[Pronunciation]]:
     return entries
 
 
+# ------------------------------------------------------------------------------- pronunciations of unlisted words
+
 SIBILANTS = frozenset({"S", "Z", "SH", "ZH", "CH", "JH"})
 VOICELESS = frozenset({"P", "T", "K", "F", "TH"})
 
 
-def _clitic_form(lexicon: Lexicon, word: str) -> list[Pronunciation]:
-    """Pronunciations of "quilter's" and "quilters'" from those of "quilter" and "quilters"; none for other words."""
-    if word.endswith("s'") and len(word) > 2:
+def _guess(word: str, lexicon: Lexicon) -> list[Pronunciation]:
+    """The fallback of word lexica: possessives from their base, everything else by grapheme to phoneme."""
+    from edge_asr.g2p import pronounce  # needs this module; and its model is read on first use only
+
+    base, ending = word[:-2], word[-2:]
+    if ending == "'s" and _SPELLABLE.fullmatch(base):
+        return [(*phones, *_possessive_ending(phones[-1])) for phones in lexicon.pronunciations(base)]
+    if ending == "s'" and _SPELLABLE.fullmatch(base):
         return lexicon.pronunciations(word[:-1])
-    if word.endswith("'s") and len(word) > 2:
-        return [(*phones, *_plural_ending(phones[-1])) for phones in lexicon.pronunciations(word[:-2])]
-    return []
+    return pronounce(_spellable(word))
 
 
-def _plural_ending(last_phone: str) -> Pronunciation:
+def _possessive_ending(last_phone: str) -> Pronunciation:
     if last_phone in SIBILANTS:
         return ("IH", "Z")
     return ("S",) if last_phone in VOICELESS else ("Z",)
 
 
-def _grapheme_to_phoneme(word: str) -> list[Pronunciation]:
-    from edge_asr.g2p import pronounce  # its model is read on first use only
+def _spell(word: str, lexicon: Lexicon) -> list[Pronunciation]:
+    """The fallback of the character lexicon."""
+    return [(WORD_START, *_spellable(word))]
 
-    return pronounce(_spellable(word))
+
+def _without_stress(phone: str) -> str:
+    return phone[:-1] if phone[-1] in "012" and phone[:-1] in PHONES else phone
 
 
 def _spellable(word: str) -> str:
