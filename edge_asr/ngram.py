@@ -113,7 +113,8 @@ def estimate(
     smoothing: "kneser-ney" is the modified, interpolated form of Chen and Goodman (1998), for words; "witten-bell" is
         for small symbol sets, whose counts of counts say nothing about discounts.
     cutoffs: least count of an n-gram to be listed, for orders 1, 2, …; the last one holds for all higher orders.
-    prune_threshold: of relative-entropy pruning, as in `prune`. vocab: words to keep; the rest become `<unk>`.
+    prune_threshold: of relative-entropy pruning, as in `prune`, with a Witten–Bell model of the histories.
+    vocab: words to keep; the rest become `<unk>`.
     """
     if order < 1 or smoothing not in ("kneser-ney", "witten-bell"):
         raise LanguageModelError(
@@ -125,7 +126,10 @@ def estimate(
     words, tokens, position = _read_sentences(sentences, vocab)
     counts = _count(tokens, position, order, len(words))
     model = NgramModel(words, _smooth(counts, least, smoothing == "kneser-ney", len(words)))
-    return prune(model, prune_threshold) if prune_threshold > 0 else model
+    if prune_threshold <= 0 or order == 1:
+        return model
+    history = NgramModel(words, _smooth(counts[:-1], [1] * (order - 1), False, len(words)))
+    return prune(model, prune_threshold, history)
 
 
 @dataclass(frozen=True)
@@ -236,13 +240,15 @@ def _log10(x: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------- pruning, mixing, choosing a vocabulary
 
 
-def prune(model: NgramModel, threshold: float) -> NgramModel:
+def prune(model: NgramModel, threshold: float, history: NgramModel | None = None) -> NgramModel:
     """Drops n-grams without which the model's perplexity rises by less than `threshold`, relative (Stolcke 1998).
 
     Each n-gram is weighed alone, from the highest order down; one that begins a longer n-gram stays.
+    history: model that says how often a history is met, the model itself by default. Give a Witten–Bell one, an order
+        shorter, for a Kneser–Ney model: its short n-grams count contexts, not occurrences (Chelba et al. 2010).
     """
     keep = [np.ones(len(level), bool) for level in model.orders]
-    history_prob = _history_probs(model)
+    history_prob = _history_probs(model, history or model)
     for n in range(model.order, 1, -1):
         level, n_contexts = model.orders[n - 1], len(model.orders[n - 2])
         p, q = 10**level.log10_prob, 10 ** model.log10_prob(model.words(n)[:, 1:])
@@ -316,13 +322,14 @@ def restrict(model: NgramModel, words: Iterable[str]) -> NgramModel:
     return NgramModel(vocab, _with_backoffs(vocab, orders))
 
 
-def _history_probs(model: NgramModel) -> list[np.ndarray]:
-    """Probability of meeting each n-gram as a history; that of `<s>` is the probability of an end of sentence."""
-    first = 10 ** model.orders[0].log10_prob
-    first[model.ids[BOS]] = first[model.ids[EOS]]
-    result = [first]
-    for level in model.orders[1:]:
-        result.append(result[-1][level.context] * 10**level.log10_prob)
+def _history_probs(model: NgramModel, judge: NgramModel) -> list[np.ndarray]:
+    """Probability of each n-gram as a history, by `judge`; that of `<s>` is the probability of an end of sentence."""
+    judges_id = np.array([judge.ids.get(EOS if word == BOS else word, -1) for word in model.vocab])
+    result = [10 ** judge.log10_prob(judges_id[:, None])]
+    judges_id[model.ids[BOS]] = judge.ids[BOS]
+    for n in range(2, model.order):
+        words = judges_id[model.words(n)[:, -judge.order :]]
+        result.append(result[-1][model.orders[n - 1].context] * 10 ** judge.log10_prob(words))
     return result
 
 

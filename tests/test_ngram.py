@@ -167,17 +167,17 @@ def test_rows_are_sorted_under_their_context():
 # ------------------------------------------------------------------------------------------------------- pruning
 
 
-def relative_entropy(model: NgramModel, other: NgramModel) -> float:
-    """Of bigram models: Σ p(h) p(w|h) log(p(w|h) / p'(w|h)), nats; `<s>` is met as often as `</s>`."""
+def relative_entropy(model: NgramModel, other: NgramModel, judge: NgramModel) -> float:
+    """Of bigram models: Σ p(h) p(w|h) log(p(w|h) / p'(w|h)), nats; p(h) by the judge, `<s>` is met as `</s>` is."""
     total = 0.0
     for h, w in itertools.product(model.vocab, model.vocab):
         if h != EOS and w != BOS:
             p = prob(model, h, w)
-            total += prob(model, EOS if h == BOS else h) * p * math.log(p / prob(other, h, w))
+            total += prob(judge, EOS if h == BOS else h) * p * math.log(p / prob(other, h, w))
     return total
 
 
-def without(model: NgramModel, row: int, tmp_path) -> NgramModel:
+def without(model: NgramModel, row: int) -> NgramModel:
     """The bigram model with one bigram taken out and its history's weight worked out again."""
     level = model.orders[1]
     keep = np.arange(len(level)) != row
@@ -194,13 +194,20 @@ def without(model: NgramModel, row: int, tmp_path) -> NgramModel:
 
 
 @pytest.mark.parametrize("threshold", [1e-4, 1e-3, 1e-2])
-def test_pruning_drops_exactly_the_bigrams_that_cost_less_than_the_threshold(threshold, tmp_path):
+@pytest.mark.parametrize("history", [None, estimate([*LONGER_TEXT, "cat dog ran the"], 1, "witten-bell")])
+def test_pruning_drops_exactly_the_bigrams_that_cost_less_than_the_threshold(threshold, history):
     model = estimate(LONGER_TEXT, 2)
-    costs = [
-        math.expm1(relative_entropy(model, without(model, row, tmp_path))) for row in range(len(model.orders[1]))
-    ]
-    kept = {tuple(row) for row in prune(model, threshold).words(2)}
-    assert kept == {tuple(row) for row, cost in zip(model.words(2), costs) if cost >= threshold}
+    rises = [relative_entropy(model, without(model, row), history or model) for row in range(len(model.orders[1]))]
+    kept = {tuple(row) for row in prune(model, threshold, history).words(2)}
+    assert kept == {tuple(row) for row, rise in zip(model.words(2), rises) if math.expm1(rise) >= threshold}
+
+
+def test_estimation_prunes_with_a_witten_bell_model_of_the_histories():
+    pruned = prune(estimate(LONGER_TEXT, 3), 0.004, estimate(LONGER_TEXT, 2, "witten-bell"))
+    same = estimate(LONGER_TEXT, 3, prune_threshold=0.004)
+    for n in (2, 3):
+        assert np.array_equal(pruned.words(n), same.words(n))
+        np.testing.assert_allclose(pruned.orders[n - 1].log10_prob, same.orders[n - 1].log10_prob)
 
 
 @settings(max_examples=20, deadline=None)
