@@ -4,22 +4,23 @@ A decoding graph is T ∘ L ∘ G. Stored is L ∘ G with the tables that T need
 when the graph is loaded, with numpy, block by block.
 """
 
-import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import kaldifst
 import numpy as np
 
 from edge_asr.errors import GraphError
-from edge_asr.transducer import ARC, Transducer, assemble
+from edge_asr.transducer import ARC, Transducer, arcs_of, assemble
 
 TOPOLOGIES = ("exact", "compact", "full")
 BLANK_LABEL = 1  # input label = token id + 1, for 0 is epsilon; blank is token 0
 
 _MAGIC = b"EDGEASR1"
+_HEADER = struct.Struct("<8sIIQI")  # magic, number of columns, of further ones, bytes that follow, their CRC-32
+_COLUMN = struct.Struct("<BQQ")  # bytes for each value (0: bits), values, bytes deflated
 _BLOCK_STATES = 1 << 17
 
 
@@ -83,7 +84,7 @@ def add_topology(phones: Transducer, topology: str = "exact") -> CtcGraph:
     target = phones.nextstate.copy()
     target[emitting] = phones.n_states + pair_of(key)
     pair_held = np.isin(pairs, held)
-    arc, owner = _arcs_of(phones.first, (pairs // n_labels)[pair_held])
+    arc, owner = arcs_of(phones.first, (pairs // n_labels)[pair_held])
     epsilon = phones.ilabel[arc] == 0
     mind_target = phones.nextstate[arc[epsilon]]
     in_mind = mind_target.astype(np.int64) * n_labels + (pairs % n_labels)[pair_held][owner[epsilon]]
@@ -123,19 +124,12 @@ def _closure(phones: Transducer, pairs: np.ndarray, n_labels: int, wanted: np.nd
     """Sorted keys of `pairs` and of the wanted pairs that epsilons lead to: (d, p) → (e, p) where d → e is epsilon."""
     found = new = np.sort(pairs)
     while len(new):
-        arc, owner = _arcs_of(phones.first, new // n_labels)
+        arc, owner = arcs_of(phones.first, new // n_labels)
         epsilon = phones.ilabel[arc] == 0
         reached = np.unique(phones.nextstate[arc[epsilon]].astype(np.int64) * n_labels + new[owner[epsilon]] % n_labels)
         new = np.setdiff1d(reached[wanted.ravel()[reached]], found, assume_unique=True)
         found = np.union1d(found, new)
     return found
-
-
-def _arcs_of(first: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """→ (arc, owner): the arcs that leave `states`, and for each the position in `states` that it belongs to."""
-    n_arcs = first[states + 1] - first[states]
-    owner = np.repeat(np.arange(len(states)), n_arcs)
-    return np.arange(len(owner)) + np.repeat(first[states] - (np.cumsum(n_arcs) - n_arcs), n_arcs), owner
 
 
 # ---------------------------------------------------------------------------------------------------- for the search
@@ -153,7 +147,7 @@ def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdCons
     weight = graph.weight + np.float32(word_cost) * (graph.olabel > 0) if word_cost else graph.weight
 
     held = np.flatnonzero(graph.pair_held)
-    arc, owner = _arcs_of(graph.first, graph.pair_state[held])
+    arc, owner = arcs_of(graph.first, graph.pair_state[held])
     keep = ilabel[arc] != graph.pair_label[held][owner]
     arc, owner = arc[keep], owner[keep]
     n_copies = np.zeros(n_pairs, np.int64)
@@ -216,3 +210,114 @@ def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdCons
         yield from pair_blocks()
 
     return assemble(graph.start, final, first, blocks())
+
+
+# ------------------------------------------------------------------------------------------------------------ packing
+
+
+def pack(graph: CtcGraph, extra: Sequence[np.ndarray] = ()) -> bytes:
+    """The graph and further arrays of integers ≥ 0 as bytes with a checksum: columns of few bytes, deflated.
+
+    Most references are to the next state or pair that no arc before has named, so they are stored as steps ahead of the
+    furthest reference so far, and as numbers only where they go back.
+    """
+    is_label = graph.target >= graph.n_states
+    costs, weight = np.unique(graph.weight, return_inverse=True)
+    finals, final = np.unique(graph.final, return_inverse=True)
+    columns = [
+        np.array([graph.start]),
+        np.diff(graph.first),
+        is_label,
+        *_steps(graph.target[is_label] - graph.n_states),
+        *_steps(graph.target[~is_label]),
+        graph.olabel > 0,
+        graph.olabel[graph.olabel > 0],
+        weight,
+        costs.astype("<f4").view("<u4"),
+        final,
+        finals.astype("<f4").view("<u4"),
+        *_steps(graph.pair_state),
+        graph.pair_label,
+        graph.pair_held,
+        graph.pair_entered,
+        graph.mind_target,
+        *extra,
+    ]
+    body = b"".join(_pack_column(column) for column in columns)
+    return _HEADER.pack(_MAGIC, len(columns), len(extra), len(body), zlib.crc32(body)) + body
+
+
+def unpack(data: bytes) -> tuple[CtcGraph, list[np.ndarray]]:
+    """→ the graph, and the further arrays. Raises GraphError where the bytes are not what `pack` made."""
+    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
+        raise GraphError(f"is no packed graph, it has {len(data)} bytes")
+    _, n_columns, n_extra, n_bytes, checksum = _HEADER.unpack_from(data)
+    body = memoryview(data)[_HEADER.size :]
+    if len(body) != n_bytes or zlib.crc32(body) != checksum:
+        raise GraphError(f"is damaged: needs {n_bytes} bytes of checksum {checksum:08x}, has {len(body)} bytes")
+    columns = []
+    for _ in range(n_columns):
+        column, body = _unpack_column(body)
+        columns.append(column)
+    take = iter(columns).__next__
+    start, n_arcs, is_label = int(take()[0]), take(), take()
+    first = np.zeros(len(n_arcs) + 1, np.int64)
+    np.cumsum(n_arcs, out=first[1:])
+    target = np.empty(len(is_label), np.int32)
+    target[is_label] = _from_steps(take(), take()) + len(n_arcs)
+    target[~is_label] = _from_steps(take(), take())
+    has_word = take()
+    olabel = np.zeros(len(is_label), np.int32)
+    olabel[has_word] = take()
+    weight, final = (row.view("<f4")[choice] for choice, row in ((take(), take()), (take(), take())))
+    graph = CtcGraph(
+        start=start,
+        final=final,
+        first=first,
+        target=target,
+        olabel=olabel,
+        weight=weight,
+        pair_state=_from_steps(take(), take()),
+        pair_label=take(),
+        pair_held=take(),
+        pair_entered=take(),
+        mind_target=take().astype(np.int32, copy=False),
+    )
+    return graph, columns[-n_extra:] if n_extra else []
+
+
+def _steps(references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """→ (steps, back): how far each reference is ahead of all before it, or 0 and its number in `back`."""
+    steps = np.diff(np.maximum.accumulate(references), prepend=-1)
+    return steps, references[steps == 0]
+
+
+def _from_steps(steps: np.ndarray, back: np.ndarray) -> np.ndarray:
+    references = np.cumsum(steps, dtype=np.int32) - 1
+    references[steps == 0] = back
+    return references
+
+
+def _pack_column(column: np.ndarray) -> bytes:
+    if column.dtype == bool:
+        n_bytes, raw = 0, np.packbits(column).tobytes()
+    else:
+        n_bytes = max(1, (int(column.max(initial=0)).bit_length() + 7) // 8)
+        planes = np.asarray(column).astype("<u8").view(np.uint8).reshape(-1, 8)[:, :n_bytes]
+        raw = planes.T.tobytes()  # bytes of one significance together: the high ones hardly vary
+    data = zlib.compress(raw, 9)
+    return _COLUMN.pack(n_bytes, len(column), len(data)) + data
+
+
+def _unpack_column(body: memoryview) -> tuple[np.ndarray, memoryview]:
+    n_bytes, count, size = _COLUMN.unpack_from(body)
+    raw = np.frombuffer(zlib.decompress(body[_COLUMN.size : _COLUMN.size + size]), np.uint8)
+    body = body[_COLUMN.size + size :]
+    if n_bytes == 0:
+        return np.unpackbits(raw, count=count).view(bool), body
+    if n_bytes == 1:
+        return raw, body
+    column = np.zeros((count, 2 if n_bytes == 2 else 4), np.uint8)
+    for i, plane in enumerate(raw.reshape(n_bytes, count)):
+        column[:, i] = plane
+    return column.view("<u2" if n_bytes == 2 else "<u4")[:, 0], body

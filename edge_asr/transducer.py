@@ -1,7 +1,7 @@
 """Weighted transducers as numpy columns, passed to and from kaldifst in bulk.
 
-kaldifst's Python calls cost a microsecond for each arc, and a decoding graph has millions. So graphs pass as the bytes of
-an OpenFst `const` file (20 bytes for each state, 16 for each arc), a fixed layout that numpy reads and writes.
+kaldifst's Python calls cost a microsecond for each arc, and a decoding graph has millions. So graphs pass as the bytes
+of an OpenFst `const` file (20 bytes for each state, 16 for each arc), a fixed layout that numpy reads and writes.
 """
 
 import os
@@ -66,7 +66,8 @@ def from_arcs(
     np.cumsum(np.bincount(source, minlength=len(final)), out=first[1:])
     labels = (np.asarray(column)[order].astype(np.int32) for column in (ilabel, olabel))
     costs = np.asarray(weight)[order].astype(np.float32)
-    return Transducer(int(start), np.asarray(final, np.float32), first, *labels, costs, nextstate[order].astype(np.int32))
+    ahead = np.asarray(nextstate)[order].astype(np.int32)
+    return Transducer(int(start), np.asarray(final, np.float32), first, *labels, costs, ahead)
 
 
 def to_kaldifst(fst: Transducer) -> kaldifst.StdConstFst:
@@ -96,7 +97,7 @@ def assemble(start: int, final: np.ndarray, first: np.ndarray, blocks: Iterable[
                 file.write(block.data)
         fst = kaldifst.StdConstFst.read(path)
     if fst is None:
-        raise GraphError(f"kaldifst refused an assembled graph of {len(final)} states; check free memory and disk space")
+        raise GraphError(f"kaldifst refused a graph of {len(final)} states; check free memory and disk space")
     return fst
 
 
@@ -109,6 +110,53 @@ def from_kaldifst(fst: kaldifst.StdFst) -> Transducer:
             arcs = np.fromfile(file, ARC, n_arcs)
     first = np.append(states["pos"], n_arcs).astype(np.int64)
     return Transducer(start, states["final"].copy(), first, *(arcs[field].copy() for field in ARC.names))
+
+
+def arcs_of(first: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """→ (arc, owner): the arcs that leave `states`, and for each the position in `states` that it belongs to."""
+    n_arcs = first[states + 1] - first[states]
+    owner = np.repeat(np.arange(len(states)), n_arcs)
+    return np.arange(len(owner)) + np.repeat(first[states] - (np.cumsum(n_arcs) - n_arcs), n_arcs), owner
+
+
+def breadth_first(fst: Transducer) -> Transducer:
+    """The states that can be reached, numbered as a breadth-first walk finds them, so that references pack well."""
+    number = np.full(fst.n_states, -1, np.int64)
+    number[fst.start] = 0
+    found = [np.array([fst.start])]
+    n_found = 1
+    while len(found[-1]):
+        arc, _ = arcs_of(fst.first, found[-1])
+        ahead = fst.nextstate[arc]
+        new, seen = np.unique(ahead[number[ahead] < 0], return_index=True)
+        new = new[np.argsort(seen)]
+        number[new] = n_found + np.arange(len(new))
+        n_found += len(new)
+        found.append(new)
+    order = np.concatenate(found)
+    arc, owner = arcs_of(fst.first, order)
+    columns = fst.ilabel[arc], fst.olabel[arc], fst.weight[arc], number[fst.nextstate[arc]]
+    return from_arcs(0, fst.final[order], owner, *columns)
+
+
+def without_epsilon_tails(fst: Transducer) -> Transducer:
+    """Arcs into a state whose only way on is an epsilon go on at once, where both arcs together put out one word."""
+    while True:
+        ahead = np.minimum(fst.first[:-1], fst.n_arcs - 1)  # the one arc of a state that has one
+        passing = (np.diff(fst.first) == 1) & np.isinf(fst.final) & (fst.ilabel[ahead] == 0)
+        tail = ahead[fst.nextstate]
+        joined = passing[fst.nextstate] & ~passing[fst.source] & ((fst.olabel == 0) | (fst.olabel[tail] == 0))
+        if not joined.any():
+            return fst
+        fst = Transducer(
+            fst.start,
+            fst.final,
+            fst.first,
+            fst.ilabel,
+            np.where(joined, np.maximum(fst.olabel, fst.olabel[tail]), fst.olabel),
+            np.where(joined, fst.weight + fst.weight[tail], fst.weight),
+            np.where(joined, fst.nextstate[tail], fst.nextstate),
+        )
 
 
 @contextmanager
