@@ -1,14 +1,14 @@
 """CTC-CRF (Xiang and Ou 2019): CTC normalised over all token strings, weighted by a token trigram.
 
-loss = −log Σ_{π ∈ B⁻¹(reference)} p(π|x) + log Z,  Z = Σ_l p_LM(l) Σ_{π ∈ B⁻¹(l)} p(π|x); the constant −log p_LM(reference)
-is left out. State of the denominator: (last two tokens, was the last symbol a blank). Tokens are 1…V-1; 0, which as a
-symbol is the blank, stands in a history for "nothing yet".
+loss = −log Σ_{π ∈ B⁻¹(reference)} p(π|x) + log Z, Z = Σ_l p_LM(l) Σ_{π ∈ B⁻¹(l)} p(π|x); the constant
+−log p_LM(reference) is left out. State of the denominator: (last two tokens, was the last symbol a blank). Tokens are
+1…V-1; 0, which as a symbol is the blank, stands in a history for "nothing yet".
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Iterable
+from collections.abc import Iterable
 
 import numba
 import numpy as np
@@ -51,8 +51,15 @@ def token_trigram(sequences: Iterable[np.ndarray], n_tokens: int) -> tuple[np.nd
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _log_z(prob: np.ndarray, n_frames: np.ndarray, following: np.ndarray, end: np.ndarray, prune: float,
-           log_z: np.ndarray, posterior: np.ndarray) -> None:
+def _log_z(
+    prob: np.ndarray,
+    n_frames: np.ndarray,
+    following: np.ndarray,
+    end: np.ndarray,
+    prune: float,
+    log_z: np.ndarray,
+    posterior: np.ndarray,
+) -> None:
     """Forward–backward over prob (N, T, V); fills log_z (N,) and posterior (N, T, V). One utterance per task."""
     n_batch, _, v = prob.shape
     for n in numba.prange(n_batch):
@@ -146,7 +153,9 @@ def _log_z(prob: np.ndarray, n_frames: np.ndarray, following: np.ndarray, end: n
 
 class _LogZ(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, log_probs: Tensor, n_frames: Tensor, following: np.ndarray, end: np.ndarray, prune: float) -> Tensor:  # noqa: ANN001
+    def forward(
+        ctx, log_probs: Tensor, n_frames: Tensor, following: np.ndarray, end: np.ndarray, prune: float
+    ) -> Tensor:
         prob = log_probs.detach().float().exp().cpu().numpy()
         log_z = np.zeros(len(prob), np.float64)
         posterior = np.zeros_like(prob)
@@ -155,12 +164,14 @@ class _LogZ(torch.autograd.Function):
         return torch.from_numpy(log_z).to(log_probs)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, grad: Tensor):
         (posterior,) = ctx.saved_tensors
         return grad[:, None, None] * posterior, None, None, None, None
 
 
-def log_partition(log_probs: Tensor, n_frames: Tensor, following: np.ndarray, end: np.ndarray, prune: float = PRUNE) -> Tensor:
+def log_partition(
+    log_probs: Tensor, n_frames: Tensor, following: np.ndarray, end: np.ndarray, prune: float = PRUNE
+) -> Tensor:
     """log Z (N,) of log_probs (N, T, V), differentiable; following, end as from `token_trigram`.
 
     prune=0 is exact. Runs on the CPU over as many threads as numba has, whatever the device of log_probs.

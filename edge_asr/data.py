@@ -57,19 +57,30 @@ def read_manifest(path: str | Path) -> list[Clip]:
     """Clips of a JSON-lines manifest (NeMo's keys); paths are relative to the manifest. Raises ManifestError."""
     path = Path(path)
     if not path.is_file():
-        raise ManifestError(f"need a JSON-lines manifest, have no file {path}; give one object per line with "
-                        f"audio_filepath, duration and text")
+        raise ManifestError(
+            f"need a JSON-lines manifest, have no file {path}; give one object per line with "
+            f"audio_filepath, duration and text"
+        )
     clips = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            clips.append(Clip(str(path.parent / row["audio_filepath"]), float(row["duration"]), row["text"],
-                              str(row.get("speaker", "")), str(row.get("source", ""))))
+            clips.append(
+                Clip(
+                    str(path.parent / row["audio_filepath"]),
+                    float(row["duration"]),
+                    row["text"],
+                    str(row.get("speaker", "")),
+                    str(row.get("source", "")),
+                )
+            )
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:
-            raise ManifestError(f"need audio_filepath, duration and text, have {line[:80]!r} in {path}:{number} "
-                            f"({problem}); mend or remove the line") from problem
+            raise ManifestError(
+                f"need audio_filepath, duration and text, have {line[:80]!r} in {path}:{number} "
+                f"({problem}); mend or remove the line"
+            ) from problem
     if not clips:
         raise ManifestError(f"need at least one clip, have an empty manifest {path}")
     return clips
@@ -78,7 +89,7 @@ def read_manifest(path: str | Path) -> list[Clip]:
 def corpus_to_manifest(name: str, root: str | Path, manifest: str | Path, subset: str | None = None) -> int:
     """Write a manifest for a corpus known to `torchaudio.datasets` and already on disk; returns the number of clips.
 
-    name: "LIBRISPEECH" (subset e.g. "train-clean-100") or "SPEECHCOMMANDS" (subset "training", "validation", "testing").
+    name: "LIBRISPEECH" (subset "train-clean-100" …) or "SPEECHCOMMANDS" (subset "training", "validation", "testing").
     """
     import soundfile
     import torchaudio.datasets
@@ -92,16 +103,36 @@ def corpus_to_manifest(name: str, root: str | Path, manifest: str | Path, subset
     try:
         corpus = loaders[name.upper()]()
     except (RuntimeError, OSError) as problem:
-        raise ManifestError(f"need {name} below {root}, have: {problem}; download and unpack it there first") from problem
+        raise ManifestError(
+            f"need {name} below {root}, have: {problem}; download and unpack it there first"
+        ) from problem
     manifest = Path(manifest)
     with manifest.open("w", encoding="utf-8") as out:
         for index in range(len(corpus)):
             row = corpus.get_metadata(index)  # (path below the archive, sample rate, text or label, speaker, …)
-            audio = next(p for p in (Path(corpus._archive) / row[0], Path(corpus._path) / row[0], Path(root) / row[0],
-                                     Path(corpus._path).parent / row[0]) if p.is_file())
+            audio = next(
+                p
+                for p in (
+                    Path(corpus._archive) / row[0],
+                    Path(corpus._path) / row[0],
+                    Path(root) / row[0],
+                    Path(corpus._path).parent / row[0],
+                )
+                if p.is_file()
+            )
             info = soundfile.info(str(audio))
-            out.write(json.dumps({"audio_filepath": str(audio.resolve()), "duration": round(info.duration, 3),
-                                  "text": str(row[2]).lower(), "speaker": str(row[3]), "source": name.lower()}) + "\n")
+            out.write(
+                json.dumps(
+                    {
+                        "audio_filepath": str(audio.resolve()),
+                        "duration": round(info.duration, 3),
+                        "text": str(row[2]).lower(),
+                        "speaker": str(row[3]),
+                        "source": name.lower(),
+                    }
+                )
+                + "\n"
+            )
     return len(corpus)
 
 
@@ -128,13 +159,14 @@ def simulate_rooms(n_rooms: int, seed: int) -> list[np.ndarray]:
             absorption, order = pyroomacoustics.inverse_sabine(rt60, size)
         except ValueError:  # this room cannot be so dry
             continue
-        room = pyroomacoustics.ShoeBox(size, fs=SAMPLE_RATE, max_order=min(order, 12),
-                                       materials=pyroomacoustics.Material(absorption))
+        room = pyroomacoustics.ShoeBox(
+            size, fs=SAMPLE_RATE, max_order=min(order, 12), materials=pyroomacoustics.Material(absorption)
+        )
         room.add_source(talker)
         room.add_microphone(microphone)
         room.compute_rir()
         response = room.rir[0][0]
-        response = response[int(np.argmax(np.abs(response))):][:SAMPLE_RATE]  # direct path at 0: alignments stay
+        response = response[int(np.argmax(np.abs(response))) :][:SAMPLE_RATE]  # direct path at 0: alignments stay
         responses.append((response / np.sqrt(np.sum(response**2))).astype(np.float32))
     return responses
 
@@ -148,8 +180,9 @@ def _clip_features(job: tuple[Clip, np.ndarray]) -> tuple[np.ndarray, np.ndarray
     return fbank(samples).astype(np.float16), fbank(in_room).astype(np.float16)
 
 
-def prepare(manifest: str | Path, cache: str | Path, noise_dir: str | Path | None = None, n_workers: int = 2,
-            seed: int = 0) -> list[Clip]:
+def prepare(
+    manifest: str | Path, cache: str | Path, noise_dir: str | Path | None = None, n_workers: int = 2, seed: int = 0
+) -> list[Clip]:
     """Fill the cache folder with features of every clip (dry.f16, room.f16, noise.f16, clips.jsonl)."""
     from tqdm import tqdm
 
@@ -160,8 +193,14 @@ def prepare(manifest: str | Path, cache: str | Path, noise_dir: str | Path | Non
     rooms = simulate_rooms(N_ROOMS, seed)
     jobs = [(clip, rooms[rng.integers(N_ROOMS)]) for clip in clips]
     done, first_frame = [], 0
-    with (ProcessPoolExecutor(n_workers) as pool, open(cache / "dry.f16", "wb") as dry, open(cache / "room.f16", "wb") as room):
-        for clip, (features, in_room) in zip(clips, tqdm(pool.map(_clip_features, jobs, chunksize=16), total=len(jobs), unit="clip")):
+    with (
+        ProcessPoolExecutor(n_workers) as pool,
+        open(cache / "dry.f16", "wb") as dry,
+        open(cache / "room.f16", "wb") as room,
+    ):
+        for clip, (features, in_room) in zip(
+            clips, tqdm(pool.map(_clip_features, jobs, chunksize=16), total=len(jobs), unit="clip")
+        ):
             features.tofile(dry)
             in_room.tofile(room)
             done.append(Clip(**{**asdict(clip), "first_frame": first_frame, "n_frames": len(features)}))
@@ -169,9 +208,8 @@ def prepare(manifest: str | Path, cache: str | Path, noise_dir: str | Path | Non
     noises = sorted(Path(noise_dir).glob("*.*")) if noise_dir else []
     with open(cache / "noise.f16", "wb") as out:
         for path in noises:
-            features = fbank(load_audio(path))[:NOISE_CLIP_FRAMES]
-            if len(features) == NOISE_CLIP_FRAMES:
-                features.astype(np.float16).tofile(out)
+            features = fbank(load_audio(path))
+            features[np.arange(NOISE_CLIP_FRAMES) % len(features)].astype(np.float16).tofile(out)
     with open(cache / "clips.jsonl", "w", encoding="utf-8") as out:  # written last: its presence means complete
         out.writelines(json.dumps(asdict(clip)) + "\n" for clip in done)
     return done
@@ -182,7 +220,7 @@ def prepare(manifest: str | Path, cache: str | Path, noise_dir: str | Path | Non
 
 def resample_features(features: np.ndarray, speed: float, warp: float) -> np.ndarray:
     """Features as if spoken `speed` times as fast by a vocal tract `warp` times as short (linear interpolation)."""
-    n_frames = max(1, int(round(len(features) / speed)))
+    n_frames = max(1, round(len(features) / speed))
     at = np.minimum(np.arange(n_frames, dtype=np.float32) * speed, len(features) - 1)
     low = at.astype(np.int64)
     share = (at - low)[:, None]
@@ -195,7 +233,9 @@ def resample_features(features: np.ndarray, speed: float, warp: float) -> np.nda
 
 def add_noise(features: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """Sum of the two powers in each mel band (their cross term has mean zero), noise scaled to `snr_db`."""
-    signal_power = np.log(np.mean(np.exp(np.sort(features.mean(1))[len(features) // 2:])))  # of the louder half: speech
+    signal_power = np.log(
+        np.mean(np.exp(np.sort(features.mean(1))[len(features) // 2 :]))
+    )  # of the louder half: speech
     noise_power = np.log(np.mean(np.exp(noise.mean(1))))
     noise = noise + (signal_power - noise_power - snr_db * np.log(10) / 10)
     return np.logaddexp(features, noise)
@@ -206,13 +246,13 @@ def mask_features(features: np.ndarray, config: AugmentConfig, fill: np.ndarray,
     for _ in range(config.n_mel_masks):
         width = int(rng.integers(0, config.mel_mask + 1))
         first = int(rng.integers(0, N_MEL - width + 1))
-        features[:, first:first + width] = fill[first:first + width]
+        features[:, first : first + width] = fill[first : first + width]
     n_frames = len(features)
     left = int(n_frames * config.time_mask_share)
     for _ in range(int(np.ceil(config.time_masks_per_s * n_frames / 100))):
         width = min(int(rng.integers(0, config.time_mask_frames + 1)), left)
         first = int(rng.integers(0, n_frames - width + 1))
-        features[first:first + width] = fill
+        features[first : first + width] = fill
         left -= width
 
 
@@ -226,12 +266,17 @@ class FeatureSet:
     def __init__(self, cache: str | Path, augment: AugmentConfig | None = None) -> None:
         cache = Path(cache)
         if not (cache / "clips.jsonl").is_file():
-            raise ManifestError(f"need a prepared feature cache, have no {cache / 'clips.jsonl'}; run edge-asr train --prepare first")
+            raise ManifestError(
+                f"need a prepared feature cache, have no {cache / 'clips.jsonl'}; run edge-asr train --prepare first"
+            )
         self.clips = [Clip(**json.loads(line)) for line in (cache / "clips.jsonl").read_text().splitlines()]
         self.features = {v: np.memmap(cache / f"{v}.f16", np.float16, "r").reshape(-1, N_MEL) for v in VARIANTS}
         noise = cache / "noise.f16"
-        self.noise = (np.fromfile(noise, np.float16).reshape(-1, NOISE_CLIP_FRAMES, N_MEL).astype(np.float32)
-                      if noise.is_file() and noise.stat().st_size else None)
+        self.noise = (
+            np.fromfile(noise, np.float16).reshape(-1, NOISE_CLIP_FRAMES, N_MEL).astype(np.float32)
+            if noise.is_file() and noise.stat().st_size
+            else None
+        )
         self.augment = augment
         sample = self.features["dry"][:: max(1, len(self.features["dry"]) // 400_000)].astype(np.float32)
         self.mean, self.std = sample.mean(0), sample.std(0)
@@ -240,7 +285,7 @@ class FeatureSet:
         """Features (T, 80) float32 of one clip, augmented unless the set has no augmentation."""
         config = self.augment
         variant = "room" if config and rng.random() < config.room else "dry"
-        features = self.features[variant][clip.first_frame:clip.first_frame + clip.n_frames].astype(np.float32)
+        features = self.features[variant][clip.first_frame : clip.first_frame + clip.n_frames].astype(np.float32)
         if config is None:
             return features
         features = resample_features(features, rng.uniform(*config.speed), rng.uniform(*config.warp))
@@ -252,8 +297,15 @@ class FeatureSet:
         mask_features(features, config, self.mean, rng)
         return features
 
-    def batches(self, targets: list[np.ndarray], batch_s: float, rng: np.random.Generator, max_s: float = 36.0,
-                rank: int = 0, n_ranks: int = 1) -> Iterator[list[int]]:
+    def batches(
+        self,
+        targets: list[np.ndarray],
+        batch_s: float,
+        rng: np.random.Generator,
+        max_s: float = 36.0,
+        rank: int = 0,
+        n_ranks: int = 1,
+    ) -> Iterator[list[int]]:
         """One pass: clip indices in batches of at most `batch_s` padded seconds, similar lengths together."""
         indices = np.array([i for i, clip in enumerate(self.clips) if clip.n_frames <= max_s * 100 and len(targets[i])])
         lengths = np.array([self.clips[i].n_frames for i in indices]) * rng.uniform(0.93, 1.07, len(indices))

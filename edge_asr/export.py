@@ -14,8 +14,9 @@ import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,6 +26,7 @@ from onnxruntime import quantization
 
 from edge_asr import features
 from edge_asr.audio import load_audio
+from edge_asr.checkpoint import load_checkpoint
 from edge_asr.data import read_manifest
 from edge_asr.encoders import build
 from edge_asr.encoders.layers import SUBSAMPLING
@@ -32,7 +34,6 @@ from edge_asr.errors import ExportError
 from edge_asr.model_files import seal
 from edge_asr.runtime import EncoderSession, EncoderStream, advance
 from edge_asr.tokens import TokenTable
-from edge_asr.train import load_checkpoint
 
 OPSET = 17  # the first with LayerNormalization
 TOLERANCE = 1e-4  # torch against ONNX, log-probabilities
@@ -53,16 +54,29 @@ def load_encoder(checkpoint: dict[str, Any]) -> torch.nn.Module:
 def metadata_of(encoder: torch.nn.Module, checkpoint: dict[str, Any], name: str, tokens: TokenTable) -> dict[str, str]:
     """What the file says of itself; see DESIGN of the runtime (EncoderInfo) for the keys that are read."""
     config = checkpoint["config"]
-    training = {k: config[k] for k in ("passes", "batch_s", "muon_lr", "adam_lr", "crf_from", "ctc_weight", "aux_weight", "seed", "augment")}
-    training |= {"hours_heard": round(checkpoint["heard_s"] / 3600, 1), "steps": checkpoint["step"],
-                 "hours_of_training": round(checkpoint["spent_s"] / 3600, 2)}
+    training = {
+        k: config[k]
+        for k in ("passes", "batch_s", "muon_lr", "adam_lr", "crf_from", "ctc_weight", "aux_weight", "seed", "augment")
+    }
+    training |= {
+        "hours_heard": round(checkpoint["heard_s"] / 3600, 1),
+        "steps": checkpoint["step"],
+        "hours_of_training": round(checkpoint["spent_s"] / 3600, 2),
+    }
     return {
-        "model_name": name, "encoder": checkpoint["encoder"], "config": json.dumps(checkpoint["encoder_config"]),
-        "feature": json.dumps(features.PARAMETERS), "sample_rate": str(features.SAMPLE_RATE),
-        "subsampling": str(SUBSAMPLING), "chunk_frames": str(encoder.chunk_frames),
-        "max_chunk_frames": str(encoder.max_chunk_frames), "lookahead_frames": str(encoder.lookahead_frames),
+        "model_name": name,
+        "encoder": checkpoint["encoder"],
+        "config": json.dumps(checkpoint["encoder_config"]),
+        "feature": json.dumps(features.PARAMETERS),
+        "sample_rate": str(features.SAMPLE_RATE),
+        "subsampling": str(SUBSAMPLING),
+        "chunk_frames": str(encoder.chunk_frames),
+        "max_chunk_frames": str(encoder.max_chunk_frames),
+        "lookahead_frames": str(encoder.lookahead_frames),
         "pad_features": json.dumps([round(float(v), 5) for v in encoder.layers[0].mean]),
-        "tokens_sha256": tokens.sha256, "training": json.dumps(training), "wer": "{}",
+        "tokens_sha256": tokens.sha256,
+        "training": json.dumps(training),
+        "wer": "{}",
     }
 
 
@@ -77,12 +91,22 @@ def export_fp32(encoder: torch.nn.Module, path: Path) -> None:
     x = torch.randn(1, encoder.chunk_frames, features.N_MEL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter announces its successor, which has no LSTM
-        torch.onnx.export(_Flat(encoder).eval(), (x, *states), str(path), input_names=inputs, output_names=outputs,
-                          dynamic_axes=axes, opset_version=OPSET, dynamo=False)
+        torch.onnx.export(
+            _Flat(encoder).eval(),
+            (x, *states),
+            str(path),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
     model = onnx.load(path)
     if [i.name for i in model.graph.input] != inputs or [o.name for o in model.graph.output] != outputs:
-        raise ExportError(f"need inputs {inputs}, have {[i.name for i in model.graph.input]} in {path}: a state is unused "
-                          f"or was reordered; mend the encoder")
+        raise ExportError(
+            f"need inputs {inputs}, have {[i.name for i in model.graph.input]} in {path}: a state is unused "
+            f"or was reordered; mend the encoder"
+        )
     _fix_shapes(model, encoder, states)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -116,7 +140,9 @@ def store_as_fp16(model: onnx.ModelProto) -> None:
         if initializer.data_type != onnx.TensorProto.FLOAT or np.prod(initializer.dims) < FP16_FROM_ELEMENTS:
             continue
         name = initializer.name
-        initializer.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(initializer).astype(np.float16), name + "_fp16"))
+        initializer.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(initializer).astype(np.float16), name + "_fp16")
+        )
         casts.append(onnx.helper.make_node("Cast", [name + "_fp16"], [name], name + "_cast", to=onnx.TensorProto.FLOAT))
     for position, node in enumerate(casts):
         model.graph.node.insert(position, node)
@@ -158,7 +184,7 @@ def _first_row(result: tuple[np.ndarray, list[np.ndarray]]) -> tuple[np.ndarray,
 
 
 def linear_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the matrix products with a constant side: those that int8 pays for. Attention's own products stay fp32."""
+    """Names of the matrix products with a constant side; attention's own products stay fp32."""
     constants = {i.name for i in model.graph.initializer}
     return [n.name for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and constants & set(n.input)]
 
@@ -171,15 +197,30 @@ def export_int8(fp32: Path, path: Path, clips: list[str], exclude: tuple[str, ..
         quantization.quant_pre_process(str(fp32), str(prepared), skip_symbolic_shape=True)
         nodes = [n for n in linear_nodes(onnx.load(prepared)) if not any(part in n for part in exclude)]
         quantization.quantize_static(
-            str(prepared), str(static), CalibrationReader(EncoderSession(fp32), clips),
-            quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=["MatMul", "Gemm"], nodes_to_quantize=nodes,
-            per_channel=True, activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"], "WeightSymmetric": True,
-                           "ActivationSymmetric": False})
+            str(prepared),
+            str(static),
+            CalibrationReader(EncoderSession(fp32), clips),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+                "WeightSymmetric": True,
+                "ActivationSymmetric": False,
+            },
+        )
         has_lstm = any(n.op_type == "LSTM" for n in onnx.load(static).graph.node)
         if has_lstm:
-            quantization.quantize_dynamic(str(static), str(path), op_types_to_quantize=["LSTM"], per_channel=True,
-                                          weight_type=quantization.QuantType.QInt8)
+            quantization.quantize_dynamic(
+                str(static),
+                str(path),
+                op_types_to_quantize=["LSTM"],
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+            )
         else:
             path.write_bytes(static.read_bytes())
     return list(exclude)
@@ -205,10 +246,12 @@ def verify_fp32(encoder: torch.nn.Module, session: EncoderSession, frames: np.nd
     tail = np.tile(session.info.pad_features, (n_out * SUBSAMPLING - len(frames) + encoder.lookahead_frames, 1))
     x = torch.from_numpy(np.concatenate([frames, tail]).astype(np.float32))[None]
     with torch.inference_mode():
-        whole = encoder(x, encoder.initial_state(1))[0][0, encoder.lookahead_frames // SUBSAMPLING:].numpy()
+        whole = encoder(x, encoder.initial_state(1))[0][0, encoder.lookahead_frames // SUBSAMPLING :].numpy()
     worst = max(float(np.abs(whole - stream_all(session, frames, chunk)).max()) for chunk in (8, 32, 64))
     if not worst <= TOLERANCE:
-        raise ExportError(f"need torch and ONNX within {TOLERANCE}, have {worst:.2e}; the exported graph is not the model")
+        raise ExportError(
+            f"need torch and ONNX within {TOLERANCE}, have {worst:.2e}; the exported graph is not the model"
+        )
     return worst
 
 
@@ -239,8 +282,15 @@ def calibration_clips(manifest: str, n_clips: int, seed: int = 0) -> list[str]:
     return [clips[i].audio_filepath for i in chosen]
 
 
-def export(checkpoint_path: Path, out: Path, calibration: str, n_clips: int = 160, graph: str | None = None,
-           exclude: tuple[str, ...] = (), max_disagreement: float = 8.0) -> dict[str, Any]:
+def export(
+    checkpoint_path: Path,
+    out: Path,
+    calibration: str,
+    n_clips: int = 160,
+    graph: str | None = None,
+    exclude: tuple[str, ...] = (),
+    max_disagreement: float = 8.0,
+) -> dict[str, Any]:
     """Write and verify a model directory; returns what was measured. Raises ExportError, CheckpointError."""
     checkpoint = load_checkpoint(checkpoint_path)
     encoder = load_encoder(checkpoint)
@@ -264,13 +314,19 @@ def export(checkpoint_path: Path, out: Path, calibration: str, n_clips: int = 16
 
     fp32_session, int8_session = EncoderSession(out / "encoder.onnx"), EncoderSession(out / "encoder.int8.onnx")
     frames = features.fbank(load_audio(clips[0]))
-    report = {"model": out.name, "parameters": sum(p.numel() for n, p in encoder.named_parameters() if not n.startswith("aux_")),
-              "fp32_bytes": (out / "encoder.onnx").stat().st_size, "int8_bytes": (out / "encoder.int8.onnx").stat().st_size,
-              "torch_vs_onnx": verify_fp32(encoder, fp32_session, frames),
-              "int8_token_changes_percent": round(greedy_disagreement(fp32_session, int8_session, clips[:40]), 2)}
+    report = {
+        "model": out.name,
+        "parameters": sum(p.numel() for n, p in encoder.named_parameters() if not n.startswith("aux_")),
+        "fp32_bytes": (out / "encoder.onnx").stat().st_size,
+        "int8_bytes": (out / "encoder.int8.onnx").stat().st_size,
+        "torch_vs_onnx": verify_fp32(encoder, fp32_session, frames),
+        "int8_token_changes_percent": round(greedy_disagreement(fp32_session, int8_session, clips[:40]), 2),
+    }
     if report["int8_token_changes_percent"] > max_disagreement:
-        raise ExportError(f"need int8 to change at most {max_disagreement} % of the tokens, have "
-                          f"{report['int8_token_changes_percent']} %; name the nodes to keep in fp32 with --exclude")
+        raise ExportError(
+            f"need int8 to change at most {max_disagreement} % of the tokens, have "
+            f"{report['int8_token_changes_percent']} %; name the nodes to keep in fp32 with --exclude"
+        )
     config = out / "config.json"
     settings = json.loads(config.read_text()) if config.is_file() else {}
     if graph:
@@ -282,7 +338,9 @@ def export(checkpoint_path: Path, out: Path, calibration: str, n_clips: int = 16
 
 def main(argv: list[str] | None = None) -> int:
     """Entry of `edge-asr export`; prints the report as JSON."""
-    parser = argparse.ArgumentParser("edge-asr export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "edge-asr export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path, help="final.pt or last.pt of a training run")
     parser.add_argument("out", type=Path, help="model directory to write; its name is the model's")
     parser.add_argument("--calibration", required=True, help="manifest whose audio sets the int8 ranges")
@@ -291,6 +349,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--exclude", nargs="*", default=(), help="parts of names of nodes to keep in fp32")
     parser.add_argument("--max-disagreement", type=float, default=8.0, help="percent of tokens that int8 may change")
     arguments = parser.parse_args(argv)
-    print(json.dumps(export(arguments.checkpoint, arguments.out, arguments.calibration, arguments.n_clips, arguments.graph,
-                            tuple(arguments.exclude), arguments.max_disagreement)))
+    print(
+        json.dumps(
+            export(
+                arguments.checkpoint,
+                arguments.out,
+                arguments.calibration,
+                arguments.n_clips,
+                arguments.graph,
+                tuple(arguments.exclude),
+                arguments.max_disagreement,
+            )
+        )
+    )
     return 0

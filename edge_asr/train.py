@@ -1,6 +1,6 @@
 """Train an encoder: CTC, then CTC-CRF; Muon for the matrices; resumable at any step; one process or many (torchrun).
 
-    edge-asr train --encoder tcn --size small --manifest train.jsonl --dev dev.jsonl --noise noise/ --out runs/tcn-small
+edge-asr train --encoder tcn --size small --manifest train.jsonl --dev dev.jsonl --noise noise/ --out runs/tcn-small
 """
 
 from __future__ import annotations
@@ -9,24 +9,25 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from edge_asr.crf import log_partition, token_trigram
+from edge_asr.checkpoint import average_weights, load_checkpoint, save_checkpoint
+from edge_asr.crf import token_trigram
 from edge_asr.data import AugmentConfig, FeatureSet, prepare
 from edge_asr.encoders import SIZES, build, config_of
-from edge_asr.encoders.layers import SUBSAMPLING
 from edge_asr.errors import CheckpointError, TrainingError, UsageError
+from edge_asr.losses import dev_scores, to_batch, total_loss
 from edge_asr.tokens import Lexicon, TokenTable
-
-CHECKPOINT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class TrainConfig:
     n_threads: int = 0  # 0: all cores
     checkpoint_every_s: float = 120.0
     seed: int = 1
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 # --- the machine ---------------------------------------------------------------------------------------------------
@@ -81,75 +82,28 @@ def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.
             best = min(best, time.perf_counter() - start)
         rates[dtype] = 2 * 6144 * 768 * 512 / best / 1e9
     dtype = torch.bfloat16 if rates[torch.bfloat16] > 1.2 * rates[torch.float32] else torch.float32
-    return dtype, (f"{'bf16' if dtype is torch.bfloat16 else 'fp32'}: products run at {rates[torch.bfloat16]:.0f} GFLOP/s "
-                   f"in bf16, {rates[torch.float32]:.0f} in fp32")
+    return dtype, (
+        f"{'bf16' if dtype is torch.bfloat16 else 'fp32'}: products run at {rates[torch.bfloat16]:.0f} GFLOP/s "
+        f"in bf16, {rates[torch.float32]:.0f} in fp32"
+    )
 
 
-# --- the loss ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """x (N, T, 80), n_frames (N,), targets (N, U), n_targets (N,)."""
-
-    x: Tensor
-    n_frames: Tensor
-    targets: Tensor
-    n_targets: Tensor
-
-
-def to_batch(arrays: dict[str, np.ndarray], device: torch.device) -> Batch:
-    return Batch(**{k: torch.from_numpy(np.asarray(v)).to(device, non_blocking=True) for k, v in arrays.items()})
-
-
-def run_offline(encoder: nn.Module, batch: Batch, aux: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-    """One long chunk: log-probabilities (N, T/4, V) without the delay, those of the intermediate output, lengths (N,)."""
-    n_out = batch.x.shape[1] // SUBSAMPLING
-    x = batch.x
-    if encoder.lookahead_frames:  # the tail that the runtime feeds as well: rows of the mean
-        x = torch.cat([x, encoder.layers[0].mean.expand(len(x), encoder.lookahead_frames, -1)], 1)
-    y, aux_y, _ = encoder.forward_with_aux(x, encoder.initial_state(len(x)), aux=aux)
-    late = encoder.lookahead_frames // SUBSAMPLING
-    if aux_y is not None:
-        early = encoder.aux_lookahead_frames // SUBSAMPLING
-        aux_y = aux_y[:, early:early + n_out]
-    return y[:, late:late + n_out], aux_y, -(-batch.n_frames // SUBSAMPLING)
-
-
-def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """CTC loss of each clip (N,); inf where the targets do not fit into the frames."""
-    return F.ctc_loss(log_probs.transpose(0, 1), batch.targets, lengths, batch.n_targets, blank=0, reduction="none")
-
-
-def total_loss(encoder: nn.Module, batch: Batch, config: TrainConfig, crf: tuple[np.ndarray, np.ndarray] | None,
-               ) -> tuple[Tensor, dict[str, float]]:
-    """Loss per target token, and its parts for the log. crf: the trigram, or None before `crf_from`."""
-    log_probs, aux, lengths = run_offline(encoder, batch, aux=config.aux_weight > 0)
-    ctc = ctc_losses(log_probs, lengths, batch)
-    fits = torch.isfinite(ctc)
-    n_tokens = batch.n_targets[fits].sum().clamp(min=1)
-    ctc = torch.where(fits, ctc, 0).sum() / n_tokens
-    loss, parts = ctc, {"ctc": float(ctc.detach())}
-    if crf is not None:
-        log_z = torch.where(fits, log_partition(log_probs, lengths, *crf), 0).sum() / n_tokens
-        loss = (1 + config.ctc_weight) * ctc + log_z
-        parts["crf"] = float((ctc + log_z).detach())
-    if aux is not None:
-        aux_ctc = ctc_losses(aux, lengths, batch)
-        loss = loss + config.aux_weight * torch.where(fits & torch.isfinite(aux_ctc), aux_ctc, 0).sum() / n_tokens
-    return loss, parts
-
-
-# --- optimiser and averages ----------------------------------------------------------------------------------------
+# --- optimiser --------------------------------------------------------------------------------------------------------
 
 
 def make_optimisers(encoder: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon (Jordan 2024) for the matrices inside, AdamW for vectors, biases and output layers."""
-    matrices = [p for n, p in encoder.named_parameters() if p.ndim == 2 and "output" not in n and "bias" not in n and min(p.shape) > 8]
+    matrices = [
+        p
+        for n, p in encoder.named_parameters()
+        if p.ndim == 2 and "output" not in n and "bias" not in n and min(p.shape) > 8
+    ]
     chosen = {id(p) for p in matrices}
     others = [p for p in encoder.parameters() if id(p) not in chosen]
-    return [torch.optim.Muon(matrices, lr=config.muon_lr, momentum=0.95, nesterov=True, weight_decay=config.weight_decay),
-            torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [
+        torch.optim.Muon(matrices, lr=config.muon_lr, momentum=0.95, nesterov=True, weight_decay=config.weight_decay),
+        torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def learning_rate_factor(progress: float, warm_up: float) -> float:
@@ -157,25 +111,30 @@ def learning_rate_factor(progress: float, warm_up: float) -> float:
     return min(progress / warm_up, (1 - progress) / (1 - warm_up)) if warm_up else 1 - progress
 
 
-def average_weights(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Element-wise mean of several weight dictionaries."""
-    return {k: sum(s[k].double() for s in states).div(len(states)).to(states[0][k].dtype) for k in states[0]}
-
-
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
 def target_ids(features: FeatureSet, lexicon: Lexicon, tokens: TokenTable) -> list[np.ndarray]:
     """Token ids of each clip's text, the first pronunciation of every word."""
-    return [np.array([i for word in clip.text.split() for i in tokens.ids(lexicon.pronunciations(word)[0])], np.int64)
-            for clip in features.clips]
+    return [
+        np.array([i for word in clip.text.split() for i in tokens.ids(lexicon.pronunciations(word)[0])], np.int64)
+        for clip in features.clips
+    ]
 
 
 class BatchPlan(torch.utils.data.Dataset):
     """Batches of one pass from `first` on; each is drawn from its own seed, so that a resumed run repeats nothing."""
 
-    def __init__(self, features: FeatureSet, targets: list[np.ndarray], config: TrainConfig, epoch: int, first: int,
-                 rank: int, n_ranks: int) -> None:
+    def __init__(
+        self,
+        features: FeatureSet,
+        targets: list[np.ndarray],
+        config: TrainConfig,
+        epoch: int,
+        first: int,
+        rank: int,
+        n_ranks: int,
+    ) -> None:
         self.features, self.targets, self.seed = features, targets, (config.seed, epoch, rank)
         rng = np.random.default_rng((config.seed, epoch))
         self.plan = list(features.batches(targets, config.batch_s, rng, rank=rank, n_ranks=n_ranks))
@@ -191,53 +150,9 @@ class BatchPlan(torch.utils.data.Dataset):
 
 def loader_of(plan: BatchPlan) -> Iterator[dict[str, np.ndarray]]:
     """One worker process with one thread: torch operators beside the training threads would fight for the cores."""
-    return iter(torch.utils.data.DataLoader(plan, batch_size=None, num_workers=1, prefetch_factor=6, collate_fn=lambda x: x))
-
-
-def token_error_rate(encoder: nn.Module, features: FeatureSet, targets: list[np.ndarray], dtype: torch.dtype,
-                     device: torch.device) -> tuple[float, float]:
-    """Greedy token error rate in percent, and CTC loss per token, over a set without augmentation."""
-    from rapidfuzz.distance import Levenshtein
-
-    encoder.eval()
-    errors = total = 0
-    loss = 0.0
-    rng = np.random.default_rng(0)
-    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-        for indices in features.batches(targets, 240.0, rng):
-            batch = to_batch(features.collate(indices, targets, rng), device)
-            log_probs, _, lengths = run_offline(encoder, batch, aux=False)
-            ctc = ctc_losses(log_probs, lengths, batch)
-            loss += float(torch.where(torch.isfinite(ctc), ctc, 0).sum())
-            for best, n, i in zip(log_probs.argmax(-1).cpu(), lengths, indices):
-                best = torch.unique_consecutive(best[: int(n)])
-                errors += Levenshtein.distance(best[best > 0].tolist(), targets[i].tolist())
-                total += len(targets[i])
-    encoder.train()
-    return 100 * errors / total, loss / total
-
-
-# --- checkpoints ---------------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write beside, then rename: a kill at any moment leaves the old file or the new one, whole."""
-    beside = path.with_suffix(".part")
-    torch.save({"format": CHECKPOINT_FORMAT, **content}, beside)
-    os.replace(beside, path)
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of this module. Raises CheckpointError."""
-    if not Path(path).is_file():
-        raise CheckpointError(f"need a checkpoint, have no file {path}; train first")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # torch raises a dozen kinds here, from pickle to zip errors
-        raise CheckpointError(f"need a checkpoint of edge-asr train, have a damaged file {path} ({problem})") from problem
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointError(f"need a checkpoint of format {CHECKPOINT_FORMAT}, have another file in {path}; train again")
-    return content
+    return iter(
+        torch.utils.data.DataLoader(plan, batch_size=None, num_workers=1, prefetch_factor=6, collate_fn=lambda x: x)
+    )
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -249,7 +164,11 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         torch.set_flush_denormal(True)  # a product of denormals takes 200 times as long
         self.rank, self.n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
         if self.n_ranks > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         torch.set_num_threads(config.n_threads or max(1, (os.cpu_count() or 1) // self.n_ranks))
@@ -286,7 +205,7 @@ class Trainer:
         if self.rank == 0:
             from tqdm import tqdm
 
-            tqdm.write(text, file=__import__("sys").stderr)
+            tqdm.write(text, file=sys.stderr)
 
     def cached(self, manifest: str) -> Path:
         """The feature cache of a manifest (or the folder of one prepared before), made where it is missing."""
@@ -303,16 +222,29 @@ class Trainer:
     # -- state
 
     def checkpoint(self) -> dict[str, Any]:
-        return {"config": asdict(self.config), "encoder": self.config.encoder, "encoder_config": config_of(self.encoder),
-                "tokens": self.tokens.symbols, "weights": self.encoder.state_dict(), "averaged": self.averaged,
-                "optimisers": [o.state_dict() for o in self.optimisers], "epoch": self.epoch, "step": self.step,
-                "step_in_epoch": self.step_in_epoch, "heard_s": self.heard_s, "spent_s": self.spent_s,
-                "dev_log": self.dev_log, "torch_rng": torch.get_rng_state()}
+        return {
+            "config": asdict(self.config),
+            "encoder": self.config.encoder,
+            "encoder_config": config_of(self.encoder),
+            "tokens": self.tokens.symbols,
+            "weights": self.encoder.state_dict(),
+            "averaged": self.averaged,
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "epoch": self.epoch,
+            "step": self.step,
+            "step_in_epoch": self.step_in_epoch,
+            "heard_s": self.heard_s,
+            "spent_s": self.spent_s,
+            "dev_log": self.dev_log,
+            "torch_rng": torch.get_rng_state(),
+        }
 
     def resume(self, saved: dict[str, Any]) -> None:
         if saved["encoder_config"] != config_of(self.encoder) or saved["tokens"] != self.tokens.symbols:
-            raise CheckpointError(f"need a checkpoint of {config_of(self.encoder)}, have {saved['encoder_config']} in "
-                                  f"{self.out}; choose another --out")
+            raise CheckpointError(
+                f"need a checkpoint of {config_of(self.encoder)}, have {saved['encoder_config']} in "
+                f"{self.out}; choose another --out"
+            )
         self.encoder.load_state_dict(saved["weights"])
         self.averaged = {k: v.to(self.device) for k, v in saved["averaged"].items()}
         for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
@@ -333,18 +265,15 @@ class Trainer:
         batch = to_batch(arrays, self.device)
         crf = self.trigram if self.progress >= self.config.crf_from else None
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
-            loss, parts = total_loss(self.encoder, batch, self.config, crf)
+            loss, parts = total_loss(self.encoder, batch, crf, self.config.ctc_weight, self.config.aux_weight)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for p in self.encoder.parameters() if p.grad is not None]
+        heard = float(arrays["n_frames"].sum()) / 100
         if self.n_ranks > 1:
-            flat = torch.cat([p.grad.reshape(-1) for p in parameters])
-            distributed.all_reduce(flat)
-            for p, g in zip(parameters, flat.div_(self.n_ranks).split([p.numel() for p in parameters])):
-                p.grad = g.view_as(p)
+            heard = self.mean_over_ranks(parameters, heard) * self.n_ranks
         norm = nn.utils.clip_grad_norm_(parameters, 5.0)
-        heard = float(arrays["n_frames"].sum()) / 100 * self.n_ranks
         if torch.isfinite(norm):
             factor = learning_rate_factor(self.progress, self.config.warm_up)
             for optimiser, peak in zip(self.optimisers, (self.config.muon_lr, self.config.adam_lr)):
@@ -363,16 +292,33 @@ class Trainer:
         self.heard_s += heard
         return parts
 
+    def mean_over_ranks(self, parameters: list[nn.Parameter], heard: float) -> float:
+        """Average the gradients in place, and `heard`: ranks must agree on progress, or one stops alone."""
+        flat = torch.cat([*(p.grad.reshape(-1) for p in parameters), torch.tensor([heard], device=self.device)])
+        distributed.all_reduce(flat)
+        *gradients, mean = flat.div_(self.n_ranks).split([*(p.numel() for p in parameters), 1])
+        for parameter, gradient in zip(parameters, gradients):
+            parameter.grad = gradient.view_as(parameter)
+        return float(mean)
+
     def run(self) -> Path:
         """Train to the end (or from the last checkpoint on); returns the path of final.pt."""
         from tqdm import tqdm
 
         self.encoder.train()
-        bar = tqdm(total=round(self.total_s / 3600, 1), initial=round(self.heard_s / 3600, 1), unit="h", smoothing=0.05,
-                   disable=self.rank > 0, mininterval=5)
+        bar = tqdm(
+            total=round(self.total_s / 3600, 1),
+            initial=round(self.heard_s / 3600, 1),
+            unit="h",
+            smoothing=0.05,
+            disable=self.rank > 0,
+            mininterval=5,
+        )
         started, saved_at = time.monotonic() - self.spent_s, time.monotonic()
         while self.progress < 1:
-            plan = BatchPlan(self.train_set, self.targets, self.config, self.epoch, self.step_in_epoch, self.rank, self.n_ranks)
+            plan = BatchPlan(
+                self.train_set, self.targets, self.config, self.epoch, self.step_in_epoch, self.rank, self.n_ranks
+            )
             for arrays in loader_of(plan):
                 parts = self.step_on(arrays)
                 self.step_in_epoch += 1
@@ -391,55 +337,70 @@ class Trainer:
             self.finish()
         return self.out / "final.pt"
 
-    def dev_scores(self, weights: dict[str, Tensor]) -> tuple[float, float]:
-        """Token error rate (%) and CTC loss on the dev set with other weights than the current ones."""
+    def score(self, weights: dict[str, Tensor]) -> dict[str, float]:
+        """Scores on the dev set with other weights than the current ones."""
         kept = {k: v.clone() for k, v in self.encoder.state_dict().items()}
         self.encoder.load_state_dict(weights)
-        scores = token_error_rate(self.encoder, self.dev_set, self.dev_targets, self.dtype, self.device)
+        scores = dev_scores(self.encoder, self.dev_set, self.dev_targets, self.trigram, self.dtype, self.device)
         self.encoder.load_state_dict(kept)
         return scores
 
     def end_of_pass(self, parts: dict[str, float]) -> None:
-        row = {"epoch": self.epoch, "step": self.step, "heard_h": round(self.heard_s / 3600, 2), "spent_s": round(self.spent_s),
-               "x_real_time": round(self.heard_s / max(self.spent_s, 1e-9), 1), **{k: round(v, 4) for k, v in parts.items()}}
+        row = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "heard_h": round(self.heard_s / 3600, 2),
+            "spent_s": round(self.spent_s),
+            "x_real_time": round(self.heard_s / max(self.spent_s, 1e-9), 1),
+            **{k: round(v, 4) for k, v in parts.items()},
+        }
         if self.dev_set:
-            row["dev_ter"], row["dev_ctc"] = (round(v, 4) for v in self.dev_scores(self.averaged))
+            row |= self.score(self.averaged)
         self.dev_log.append(row)
         with open(self.out / "log.jsonl", "a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
         self.say(json.dumps(row))
-        save_checkpoint(self.out / f"pass-{self.epoch}.pt", {k: v for k, v in self.checkpoint().items() if k != "optimisers"})
-        for old in [r["epoch"] for r in self.best_passes()[self.config.best_of:]]:
+        save_checkpoint(
+            self.out / f"pass-{self.epoch}.pt", {k: v for k, v in self.checkpoint().items() if k != "optimisers"}
+        )
+        for old in [r["epoch"] for r in self.best_passes()[self.config.best_of :]]:
             (self.out / f"pass-{old}.pt").unlink(missing_ok=True)
         save_checkpoint(self.out / "last.pt", self.checkpoint())
 
     def best_passes(self) -> list[dict[str, float]]:
-        """Rows of the log, best first: by dev token error rate, or the latest where there is no dev set."""
-        return sorted(self.dev_log, key=lambda r: (r.get("dev_ter", 0.0), -r["epoch"]))
+        """Rows of the log, best first: by the loss that the graph search sees, or the latest where there is no dev set.
+
+        Greedy token errors would choose wrongly: CTC-CRF leaves to the language model what it knows.
+        """
+        return sorted(self.dev_log, key=lambda r: (r.get("dev_crf", 0.0), -r["epoch"]))
 
     def finish(self) -> None:
-        """final.pt: the mean of the best passes' averaged weights, if the dev set finds it better than the last ones."""
+        """final.pt: the mean of the best passes' averaged weights, if better on the dev set than the last."""
         chosen = self.averaged
         files = [self.out / f"pass-{r['epoch']}.pt" for r in self.best_passes()[: self.config.best_of]]
         states = [load_checkpoint(f)["averaged"] for f in files if f.is_file()]
         if self.dev_set and len(states) > 1:
             mean = average_weights(states)
-            scores = [self.dev_scores(w)[0] for w in (self.averaged, mean)]
-            self.say(f"dev token error rate: last {scores[0]:.2f} %, mean of {len(states)} best passes {scores[1]:.2f} %")
+            scores = [self.score(w)["dev_crf"] for w in (self.averaged, mean)]
+            self.say(f"dev CTC-CRF loss: last {scores[0]:.4f}, mean of the {len(states)} best passes {scores[1]:.4f}")
             chosen = mean if scores[1] < scores[0] else chosen
-        save_checkpoint(self.out / "final.pt", {**{k: v for k, v in self.checkpoint().items() if k not in ("optimisers", "weights")},
-                                                "averaged": chosen})
+        save_checkpoint(
+            self.out / "final.pt",
+            {**{k: v for k, v in self.checkpoint().items() if k not in ("optimisers", "weights")}, "averaged": chosen},
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """One flag per field of TrainConfig; `--augment.noise 0.5` and `--encoder-options '{"cell": "gru"}'` for the nested ones."""
+    """One flag per field of TrainConfig; nested: `--augment.noise 0.5`, `--encoder-options '{"cell": "gru"}'`."""
     parser = argparse.ArgumentParser("edge-asr train", description=__doc__)
     for f in dataclasses.fields(TrainConfig):
         flag = "--" + f.name.replace("_", "-")
         if f.name == "augment":
             for a in dataclasses.fields(AugmentConfig):
                 n = len(a.default) if isinstance(a.default, tuple) else None
-                parser.add_argument(f"--augment.{a.name}", type=type(a.default[0] if n else a.default), nargs=n, default=a.default)
+                parser.add_argument(
+                    f"--augment.{a.name}", type=type(a.default[0] if n else a.default), nargs=n, default=a.default
+                )
         elif f.name == "encoder_options":
             parser.add_argument(flag, type=json.loads, default={}, metavar="JSON")
         elif f.default is dataclasses.MISSING:
@@ -451,11 +412,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def config_from(arguments: argparse.Namespace) -> TrainConfig:
     values = vars(arguments)
-    augment = {k.removeprefix("augment."): tuple(v) if isinstance(v, list) else v for k, v in values.items() if k.startswith("augment.")}
-    config = TrainConfig(**{k: v for k, v in values.items() if not k.startswith("augment.")}, augment=AugmentConfig(**augment))
+    augment = {
+        k.removeprefix("augment."): tuple(v) if isinstance(v, list) else v
+        for k, v in values.items()
+        if k.startswith("augment.")
+    }
+    config = TrainConfig(
+        **{k: v for k, v in values.items() if not k.startswith("augment.")}, augment=AugmentConfig(**augment)
+    )
     if config.size not in SIZES or config.encoder not in SIZES[config.size]:
-        raise UsageError(f"need an encoder of {', '.join(SIZES['small'])} and a size of {', '.join(SIZES)}, "
-                         f"have {config.encoder!r}, {config.size!r}")
+        raise UsageError(
+            f"need an encoder of {', '.join(SIZES['small'])} and a size of {', '.join(SIZES)}, "
+            f"have {config.encoder!r}, {config.size!r}"
+        )
     return config
 
 
@@ -467,3 +436,7 @@ def main(argv: list[str] | None = None) -> int:
     if distributed.is_initialized():
         distributed.destroy_process_group()
     return 0
+
+
+if __name__ == "__main__":  # torchrun -m edge_asr.train
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The table of encoders. All share one shape: `log_probs, state = encoder(x, state)`; a new encoder is a file and a line.
+"""The table of encoders, all of one shape: `log_probs, state = encoder(x, state)`; a new one is a file and a line.
 
 x: (N, T, 80) log-mel features, T a multiple of 4. log_probs: (N, T/4, V), 40 ms each, late by `lookahead_frames`.
 state: flat tuple of float32 tensors, batch in axis 0, zero at the start of a stream. Any split of a stream into

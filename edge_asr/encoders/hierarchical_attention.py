@@ -77,8 +77,15 @@ class TwoLevelAttention(nn.Module):
         counts = torch.stack([n_seen + t, torch.clamp(n_stored + total, max=float(N_SUMMARIES))], 2)
         return x + self.project(y), (recent[:, t:], summaries, counts)
 
-    def _summarise(self, recent: Tensor, position: Tensor, n_seen: Tensor, t: int, summaries: Tensor, n_stored: Tensor,
-                   ) -> tuple[Tensor, Tensor, Tensor]:
+    def _summarise(
+        self,
+        recent: Tensor,
+        position: Tensor,
+        n_seen: Tensor,
+        t: int,
+        summaries: Tensor,
+        n_stored: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Pool each group of 100 completed in this call, written ones first.
 
         Returns groups (N, M, 2D), n_written (N, M): how many of the first m+1 were written, and group_end (N, M): the
@@ -91,19 +98,29 @@ class TwoLevelAttention(nn.Module):
         member = torch.floor(position / N_RECENT)[:, None] == group[:, :, None]  # (N, M, 100 + T)
         complete = ((group + 1) * N_RECENT <= n_seen + t).float()  # (N, M)
         keys, values = recent.split([width // 2, width // 2], 2)
-        score = self.pool(keys).float().transpose(1, 2)[:, :, None] + torch.where(member, 0.0, HIDDEN)[:, None]  # (N, H, M, 100 + T)
+        score = (
+            self.pool(keys).float().transpose(1, 2)[:, :, None] + torch.where(member, 0.0, HIDDEN)[:, None]
+        )  # (N, H, M, 100 + T)
         weight = score.softmax(3)
         heads = (n, -1, self.n_heads, width // 2 // self.n_heads)
-        pooled = [(weight @ part.reshape(heads).transpose(1, 2)).transpose(1, 2).reshape(n, -1, width // 2)
-                  for part in (keys, values)]  # (N, H, M, 100 + T) x (N, H, 100 + T, hs) -> (N, M, D)
+        pooled = [
+            (weight @ part.reshape(heads).transpose(1, 2)).transpose(1, 2).reshape(n, -1, width // 2)
+            for part in (keys, values)
+        ]  # (N, H, M, 100 + T) x (N, H, 100 + T, hs) -> (N, M, D)
         groups = torch.cat(pooled, 2)
         end = (group + 1) * N_RECENT
         if self.config.gate != "cosine":
             return groups, torch.cumsum(complete, 1), end
         return self._write_novel(groups, complete, end, summaries, n_stored)
 
-    def _write_novel(self, groups: Tensor, complete: Tensor, end: Tensor, summaries: Tensor, n_stored: Tensor,
-                     ) -> tuple[Tensor, Tensor, Tensor]:
+    def _write_novel(
+        self,
+        groups: Tensor,
+        complete: Tensor,
+        end: Tensor,
+        summaries: Tensor,
+        n_stored: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Keep only groups whose cosine with every stored value lies below the threshold; one after another."""
         half = groups.shape[2] // 2
         direction = nn.functional.normalize(torch.cat([summaries, groups], 1)[:, :, half:], dim=2)
@@ -112,16 +129,27 @@ class TwoLevelAttention(nn.Module):
         stored = (slot >= N_SUMMARIES - n_stored).float()  # (N, 100 + m) what the m-th group is compared with
         written: list[Tensor] = []
         for m in range(groups.shape[1]):
-            nearest = (likeness[:, m, :N_SUMMARIES + m] * stored - 2 * (1 - stored)).amax(1, keepdim=True)
-            written.append(complete[:, m:m + 1] * (nearest < self.config.cosine_threshold).float())
+            nearest = (likeness[:, m, : N_SUMMARIES + m] * stored - 2 * (1 - stored)).amax(1, keepdim=True)
+            written.append(complete[:, m : m + 1] * (nearest < self.config.cosine_threshold).float())
             stored = torch.cat([stored, written[-1]], 1)
         keep = torch.cat(written, 1)
         order = torch.argsort(1 - keep, dim=1, stable=True) if groups.shape[1] > 1 else torch.zeros_like(keep).long()
-        return (torch.gather(groups, 1, order[:, :, None].expand_as(groups)),
-                torch.cumsum(torch.gather(keep, 1, order), 1), torch.gather(end, 1, order))
+        return (
+            torch.gather(groups, 1, order[:, :, None].expand_as(groups)),
+            torch.cumsum(torch.gather(keep, 1, order), 1),
+            torch.gather(end, 1, order),
+        )
 
-    def _attend(self, q: Tensor, recent: Tensor, position: Tensor, memory: Tensor, n_stored: Tensor, n_written: Tensor,
-                group_end: Tensor) -> Tensor:
+    def _attend(
+        self,
+        q: Tensor,
+        recent: Tensor,
+        position: Tensor,
+        memory: Tensor,
+        n_stored: Tensor,
+        n_written: Tensor,
+        group_end: Tensor,
+    ) -> Tensor:
         n, t, dim = q.shape
         heads = (n, -1, self.n_heads, dim // self.n_heads)
         q = q.reshape(heads).transpose(1, 2) * (dim // self.n_heads) ** -0.5  # (N, H, T, hs)
@@ -130,11 +158,21 @@ class TwoLevelAttention(nn.Module):
         bias = self.recent_bias[:, age.clamp(0, N_RECENT - 1)][None] + torch.where(seen, 0.0, HIDDEN)[:, None]
 
         now = position[:, N_RECENT:]  # (N, T)
-        rank = torch.cat([torch.arange(N_SUMMARIES, device=q.device)[None] - N_SUMMARIES + torch.zeros_like(n_stored),
-                          n_written - 1], 1)  # (N, 100 + M): stored ones −100 … −1, new ones 0, 1, …
+        rank = torch.cat(
+            [
+                torch.arange(N_SUMMARIES, device=q.device)[None] - N_SUMMARIES + torch.zeros_like(n_stored),
+                n_written - 1,
+            ],
+            1,
+        )  # (N, 100 + M): stored ones −100 … −1, new ones 0, 1, …
         ready = torch.cat([torch.zeros_like(memory[:, :N_SUMMARIES, 0]) - 1, group_end], 1)  # (N, 100 + M)
-        is_new = torch.cat([torch.zeros_like(memory[:, :N_SUMMARIES, 0]),
-                            n_written - torch.cat([torch.zeros_like(n_written[:, :1]), n_written[:, :-1]], 1)], 1)
+        is_new = torch.cat(
+            [
+                torch.zeros_like(memory[:, :N_SUMMARIES, 0]),
+                n_written - torch.cat([torch.zeros_like(n_written[:, :1]), n_written[:, :-1]], 1),
+            ],
+            1,
+        )
         exists = torch.cat([(rank[:, :N_SUMMARIES] >= -n_stored).float(), is_new[:, N_SUMMARIES:]], 1) > 0
         visible = exists[:, None] & (ready[:, None] <= now[:, :, None])  # (N, T, 100 + M)
         newest = (is_new[:, None] * (ready[:, None] <= now[:, :, None]).float()).sum(2, keepdim=True) - 1  # (N, T, 1)
@@ -160,7 +198,8 @@ class HierarchicalAttention(Encoder):
             layers.append(GatedDilatedConvolution(config.dim, dilation, lookahead, config.dropout))
             if number in config.attention_after:
                 layers.append(TwoLevelAttention(config))
-        super().__init__(layers, config.dim, config.n_tokens, SUBSAMPLING * sum(config.lookaheads),
-                         aux_after=len(layers) * 6 // 10)
+        super().__init__(
+            layers, config.dim, config.n_tokens, SUBSAMPLING * sum(config.lookaheads), aux_after=len(layers) * 6 // 10
+        )
         self.config = config
         self.max_chunk_frames = SUBSAMPLING * N_RECENT  # an exported graph completes at most one summary per call

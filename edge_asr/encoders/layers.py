@@ -57,10 +57,10 @@ class GatedDilatedConvolution(nn.Module):
         n, d = x.shape[1], self.dilation
         x = torch.cat([state[0].to(x.dtype), x], 1)  # (N, 2d + T, D)
         h = channel_mask(self.norm(x), self.dropout, self.training)
-        h = torch.cat([h[:, :n], h[:, d:d + n], h[:, 2 * d:]], 2)  # (N, T, 3D)
+        h = torch.cat([h[:, :n], h[:, d : d + n], h[:, 2 * d :]], 2)  # (N, T, 3D)
         y = F.glu(self.project(h), 2)
         first = 2 * d - self.lookahead
-        return x[:, first:first + n] + y, (x[:, n:],)
+        return x[:, first : first + n] + y, (x[:, n:],)
 
 
 class Output(nn.Module):
@@ -76,7 +76,7 @@ class Output(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Runs `layers`, each `y, state = layer(x, state)` with `state_shapes`, and hands each its part of the flat state."""
+    """Runs `layers`, each `y, state = layer(x, state)` with `state_shapes`, handing each its part of the flat state."""
 
     def __init__(self, layers: list[nn.Module], dim: int, n_tokens: int, lookahead_frames: int, aux_after: int) -> None:
         super().__init__()
@@ -92,21 +92,26 @@ class Encoder(nn.Module):
     def initial_state(self, n_batch: int) -> tuple[Tensor, ...]:
         """Zeros, not None: the first chunk runs the same graph as the rest."""
         like = self.output.project.weight
-        return tuple(torch.zeros(n_batch, *shape, device=like.device)
-                     for layer in self.layers for shape in layer.state_shapes)
+        return tuple(
+            torch.zeros(n_batch, *shape, device=like.device) for layer in self.layers for shape in layer.state_shapes
+        )
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         y, _, state = self.forward_with_aux(x, state, aux=False)
         return y, state
 
-    def forward_with_aux(self, x: Tensor, state: tuple[Tensor, ...], aux: bool = True,
-                         ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+    def forward_with_aux(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        aux: bool = True,
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         """As forward, with the log-probabilities of the intermediate output as well (late by aux_lookahead_frames)."""
         next_state: list[Tensor] = []
         aux_log_probs, first = None, 0
         for number, layer in enumerate(self.layers):
             n = len(layer.state_shapes)
-            x, new = layer(x, state[first:first + n])
+            x, new = layer(x, state[first : first + n])
             next_state.extend(new)
             first += n
             if aux and number + 1 == self.aux_after:

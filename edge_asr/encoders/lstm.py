@@ -60,8 +60,13 @@ class Lstm(Encoder):
             raise UsageError(f"need a cell of {', '.join(CELLS)}, have {config.cell!r}")
         layers = [RecurrentLayer(config) for _ in range(config.n_layers)]
         lookahead = 0 if config.bidirectional else SUBSAMPLING * N_LOOKAHEAD
-        super().__init__([Subsample(config.dim), *layers], config.dim, config.n_tokens, lookahead,
-                         aux_after=1 + max(1, config.n_layers * 6 // 10))
+        super().__init__(
+            [Subsample(config.dim), *layers],
+            config.dim,
+            config.n_tokens,
+            lookahead,
+            aux_after=1 + max(1, config.n_layers * 6 // 10),
+        )
         self.aux_lookahead_frames = lookahead
         self.config = config
 
@@ -74,5 +79,7 @@ class Lstm(Encoder):
     def require_streaming(self) -> None:
         """Raise UsageError where the encoder cannot stream."""
         if self.config.bidirectional:
-            raise UsageError("a bidirectional LSTM needs the whole recording before its first output; have a stream; "
-                             "train with bidirectional=False to stream")
+            raise UsageError(
+                "a bidirectional LSTM needs the whole recording before its first output; have a stream; "
+                "train with bidirectional=False to stream"
+            )

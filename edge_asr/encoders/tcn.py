@@ -22,8 +22,15 @@ class Tcn(Encoder):
     """(N, T, 80) → (N, T/4, V); state: the last four feature frames and the last 2d frames before each block."""
 
     def __init__(self, config: TcnConfig) -> None:
-        blocks = [GatedDilatedConvolution(config.dim, dilation, lookahead, config.dropout)
-                  for dilation, lookahead in zip(config.dilations, config.lookaheads, strict=True)]
-        super().__init__([Subsample(config.dim), *blocks], config.dim, config.n_tokens,
-                         SUBSAMPLING * sum(config.lookaheads), aux_after=1 + len(blocks) * 6 // 10)
+        blocks = [
+            GatedDilatedConvolution(config.dim, dilation, lookahead, config.dropout)
+            for dilation, lookahead in zip(config.dilations, config.lookaheads, strict=True)
+        ]
+        super().__init__(
+            [Subsample(config.dim), *blocks],
+            config.dim,
+            config.n_tokens,
+            SUBSAMPLING * sum(config.lookaheads),
+            aux_after=1 + len(blocks) * 6 // 10,
+        )
         self.config = config

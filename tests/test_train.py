@@ -1,0 +1,253 @@
+"""The trainer: it learns, it resumes exactly, several processes agree, and an exported model is the trained one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edge_asr import train
+from edge_asr.checkpoint import average_weights, load_checkpoint
+from edge_asr.data import AugmentConfig, prepare
+from edge_asr.encoders import ENCODERS
+from edge_asr.errors import CheckpointError, EdgeAsrError, UsageError
+from edge_asr.export import export, linear_nodes, stream_all
+from edge_asr.runtime import EncoderSession
+from edge_asr.train import TrainConfig, Trainer, choose_precision, learning_rate_factor
+
+SAMPLES = Path(__file__).parent.parent / "samples" / "manifest.jsonl"
+LITTLE = {
+    "tcn": {"dim": 32, "dilations": (1, 2), "lookaheads": (1, 2)},
+    "lstm": {"dim": 32, "hidden": 32, "n_layers": 1},
+    "attention": {"dim": 32, "dilations": (1, 2), "lookaheads": (1, 2), "attention_after": (2,)},
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    prepare(SAMPLES, folder, n_workers=1)
+    return folder
+
+
+def config_for(out: Path, cache: Path, encoder: str = "tcn", **changes) -> TrainConfig:
+    return replace(
+        TrainConfig(
+            out=str(out),
+            manifest=str(cache),
+            encoder=encoder,
+            size="tiny",
+            encoder_options=LITTLE[encoder],
+            passes=3,
+            batch_s=12.0,
+            precision="fp32",
+            n_threads=1,
+            crf_from=0.5,
+        ),
+        **changes,
+    )
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+def test_a_killed_run_resumes_to_the_very_same_weights(tmp_path, cache, monkeypatch):
+    Trainer(config_for(tmp_path / "whole", cache)).run()
+    whole = load_checkpoint(tmp_path / "whole" / "final.pt")
+
+    broken = Trainer(config_for(tmp_path / "broken", cache, checkpoint_every_s=0.0))
+    step_on, n_steps = broken.step_on, iter(range(100))
+
+    def die_at_the_eighth(arrays):
+        if next(n_steps) == 8:
+            raise Killed
+        return step_on(arrays)
+
+    monkeypatch.setattr(broken, "step_on", die_at_the_eighth)
+    with pytest.raises(Killed):
+        broken.run()
+    resumed = Trainer(config_for(tmp_path / "broken", cache))
+    assert resumed.step == 8
+    resumed.run()
+    again = load_checkpoint(tmp_path / "broken" / "final.pt")
+    assert again["step"] == whole["step"]
+    assert all(torch.equal(again["averaged"][k], v) for k, v in whole["averaged"].items())
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_loss_falls(tmp_path, cache, encoder):
+    trainer = Trainer(
+        config_for(tmp_path, cache, encoder, passes=8, dev=str(cache), augment=AugmentConfig(room=0, noise=0))
+    )
+    trainer.run()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["dev_crf"] < log[0]["dev_crf"] - 0.5
+    assert "crf" in log[-1]
+    assert "crf" not in log[0]
+
+
+def test_two_processes_train_one_model(tmp_path, cache):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "-m",
+        "edge_asr.train",
+        "--out",
+        str(tmp_path),
+        "--manifest",
+        str(cache),
+        "--size",
+        "tiny",
+        "--encoder-options",
+        json.dumps(LITTLE["tcn"]),
+        "--passes",
+        "2",
+        "--batch-s",
+        "10",
+        "--precision",
+        "fp32",
+        "--n-threads",
+        "1",
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    final = load_checkpoint(tmp_path / "final.pt")
+    assert final["heard_s"] >= final["config"]["passes"] * 50
+    assert "2 processes" in done.stderr
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_exported_model_is_the_trained_one(tmp_path, cache, encoder):
+    Trainer(config_for(tmp_path / "run", cache, encoder, passes=1)).run()
+    report = export(tmp_path / "run" / "final.pt", tmp_path / "model", str(SAMPLES), n_clips=4, max_disagreement=100)
+    assert report["torch_vs_onnx"] < 1e-4
+    int8 = onnx.load(tmp_path / "model" / "encoder.int8.onnx")
+    kinds = {n.op_type for n in int8.graph.node}
+    assert ("DynamicQuantizeLSTM" in kinds) == (encoder == "lstm")
+    assert "QuantizeLinear" in kinds
+    assert not linear_nodes(int8), "a linear layer was left in fp32"
+    metadata = {p.key: p.value for p in int8.metadata_props}
+    assert json.loads(metadata["config"])["dim"] == 32
+
+
+@pytest.mark.parametrize("encoder", ["tcn", "attention"])
+def test_a_statically_quantised_model_streams_as_it_runs_offline(tmp_path, cache, encoder):
+    Trainer(config_for(tmp_path / "run", cache, encoder, passes=1)).run()
+    export(tmp_path / "run" / "final.pt", tmp_path / "model", str(SAMPLES), n_clips=4, max_disagreement=100)
+    session = EncoderSession(tmp_path / "model" / "encoder.int8.onnx")
+    frames = np.random.default_rng(0).normal(-6, 3, (371, 80)).astype(np.float32)
+    whole = stream_all(session, frames, 400)
+    for chunk_frames in (8, 32, 64):
+        np.testing.assert_allclose(
+            stream_all(session, frames, chunk_frames), whole, atol=0.2
+        )  # a rounding may tip over
+        assert (stream_all(session, frames, chunk_frames).argmax(1) == whole.argmax(1)).mean() > 0.97
+
+
+def test_characters_are_selectable(tmp_path, cache):
+    trainer = Trainer(config_for(tmp_path, cache, tokens="characters", passes=1))
+    assert len(trainer.tokens) == 29
+    text = trainer.train_set.clips[0].text
+    assert "".join(trainer.tokens.symbols[i] for i in trainer.targets[0]).replace("▁", " ").strip() == text
+
+
+def test_no_word_is_without_a_pronunciation(tmp_path, cache):
+    manifest = tmp_path / "m.jsonl"
+    row = {
+        "audio_filepath": str(SAMPLES.parent / json.loads(SAMPLES.read_text().splitlines()[0])["audio_filepath"]),
+        "duration": 2.0,
+    }
+    manifest.write_text(json.dumps({**row, "text": "xylozzy's frobnicates quilter"}) + "\n")
+    prepare(manifest, tmp_path / "cache", n_workers=1)
+    trainer = Trainer(config_for(tmp_path / "run", tmp_path / "cache"))
+    assert len(trainer.targets[0]) > 12
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    factors = [learning_rate_factor(p, 0.1) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_average_is_the_mean_of_the_weights():
+    states = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 6.0])}]
+    assert average_weights(states)["w"].tolist() == [2, 4]
+
+
+def test_precision_is_measured_and_said():
+    dtype, why = choose_precision(torch.device("cpu"))
+    assert dtype in (torch.float32, torch.bfloat16)
+    assert "GFLOP/s" in why
+    assert choose_precision(torch.device("cpu"), "bf16")[0] is torch.bfloat16
+
+
+def test_a_damaged_checkpoint_is_an_error_not_a_traceback(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="no file"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path, cache):
+    Trainer(config_for(tmp_path, cache, passes=1)).run()
+    with pytest.raises(CheckpointError, match="choose another --out"):
+        Trainer(config_for(tmp_path, cache, encoder_options={**LITTLE["tcn"], "dim": 48}))
+
+
+def test_an_unknown_encoder_is_refused_with_the_known_ones():
+    arguments = train.build_parser().parse_args(["--out", "x", "--manifest", "y", "--encoder", "rwkv"])
+    with pytest.raises(UsageError, match="lstm, tcn, attention"):
+        train.config_from(arguments)
+
+
+def test_flags_reach_every_field_of_the_configuration():
+    arguments = train.build_parser().parse_args(
+        [
+            "--out",
+            "x",
+            "--manifest",
+            "y",
+            "--passes",
+            "7",
+            "--augment.noise",
+            "0.9",
+            "--augment.snr_db",
+            "1",
+            "2",
+            "--encoder-options",
+            '{"cell": "gru"}',
+        ]
+    )
+    config = train.config_from(arguments)
+    assert (config.passes, config.augment.noise, config.augment.snr_db, config.encoder_options) == (
+        7,
+        0.9,
+        (1, 2),
+        {"cell": "gru"},
+    )
+
+
+def test_every_error_of_training_has_its_exit_code():
+    assert issubclass(CheckpointError, EdgeAsrError)
+    assert CheckpointError.exit_code != UsageError.exit_code
