@@ -160,14 +160,18 @@ def build_lm_graph(
     lm_scale: float = 1.0,
     topology: str = "exact",
     pronunciation_probs: Mapping[tuple[str, Pronunciation], float] | None = None,
+    weight_step: float = WEIGHT_STEP,
 ) -> Graph:
     """A graph over all words of an n-gram model (or ARPA file) that the lexicon pronounces.
 
     lm_scale: multiplies the model's costs. pronunciation_probs: 1 where a pronunciation is not listed.
+    weight_step: costs become multiples of it; a small graph has room for a smaller one.
     """
     if not isinstance(model, NgramModel):
         model = read_arpa(model)
     spelled = _spell_all(lexicon, model.vocab, tokens)
+    if not spelled:
+        raise GraphError(f"need words that the lexicon pronounces, have none of {len(model.vocab)}; check both files")
     if len(spelled) < len(set(model.vocab) - set(MARKS)):
         model = restrict(model, spelled)
     words = [EPSILON, *sorted(spelled)]
@@ -182,7 +186,7 @@ def build_lm_graph(
         "lm_scale": lm_scale,
     }
     acceptor = lm_acceptor(model, {word: i for i, word in enumerate(words)}, lm_scale)
-    return compile_graph(acceptor, words, spelled, tokens, config, topology, costs)
+    return compile_graph(acceptor, words, spelled, tokens, config, topology, costs, weight_step)
 
 
 def lm_acceptor(model: NgramModel, word_ids: Mapping[str, int], lm_scale: float = 1.0) -> Transducer:
@@ -261,6 +265,7 @@ def compile_graph(
     config: Mapping[str, Any],
     topology: str = "exact",
     costs: Mapping[tuple[str, tuple[int, ...]], float] | None = None,
+    weight_step: float = WEIGHT_STEP,
 ) -> Graph:
     """T ∘ min(det(L ∘ G)): the acceptor's labels are word ids, and one more than the last id for backing off.
 
@@ -273,10 +278,8 @@ def compile_graph(
     kaldifst.arcsort(grammar, "ilabel")
     graph = kaldifst.compose(lexicon, grammar)
     del lexicon, grammar
-    if graph.start < 0:
-        raise GraphError("need a sentence that the lexicon can pronounce, have none; check words and lexicon")
     kaldifst.determinize_star(graph, use_log=True)
-    kaldifst.minimize_encoded(graph, WEIGHT_STEP)
+    kaldifst.minimize_encoded(graph, weight_step)
     phones = from_kaldifst(graph)
     del graph
     phones.ilabel[phones.ilabel > n_tokens] = 0  # disambiguation and back-off have done their work

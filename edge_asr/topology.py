@@ -149,9 +149,10 @@ def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdCons
     held = np.flatnonzero(graph.pair_held)
     arc, owner = arcs_of(graph.first, graph.pair_state[held])
     keep = ilabel[arc] != graph.pair_label[held][owner]
-    arc, owner = arc[keep], owner[keep]
+    arc = arc[keep]
     n_copies = np.zeros(n_pairs, np.int64)
-    n_copies[held] = np.bincount(owner, minlength=len(held))
+    n_copies[held] = np.bincount(owner[keep], minlength=len(held))
+    del owner, keep
     copy_target = graph.target[arc]
     copy_target[ilabel[arc] == 0] = graph.mind_target
 
@@ -269,7 +270,7 @@ def unpack(data: bytes) -> tuple[CtcGraph, list[np.ndarray]]:
     has_word = take()
     olabel = np.zeros(len(is_label), np.int32)
     olabel[has_word] = take()
-    weight, final = (row.view("<f4")[choice] for choice, row in ((take(), take()), (take(), take())))
+    weight, final = (row.astype("<u4").view("<f4")[choice] for choice, row in ((take(), take()), (take(), take())))
     graph = CtcGraph(
         start=start,
         final=final,

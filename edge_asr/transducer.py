@@ -93,6 +93,7 @@ def assemble(start: int, final: np.ndarray, first: np.ndarray, blocks: Iterable[
         with open(path, "wb") as file:
             file.write(header)
             file.write(states.data)
+            del states
             for block in blocks:
                 file.write(block.data)
         fst = kaldifst.StdConstFst.read(path)

@@ -1,0 +1,47 @@
+"""Endpoint rules, asked frame by frame."""
+
+import math
+
+import pytest
+
+from edge_asr.endpoint import Endpoint, EndpointRules
+from edge_asr.errors import UsageError
+
+NEVER = math.inf
+
+
+def first_endpoint(said: list[bool], rules: EndpointRules | None = None) -> int | None:
+    """Frames until the first endpoint; said: whether a token is on the best path in each frame."""
+    endpoint, silence = Endpoint(rules), 0
+    for n_frames, token in enumerate(said, 1):
+        silence = 0 if token else silence + 1
+        if endpoint.detected(n_frames, silence):
+            return n_frames
+    return None
+
+
+def test_silence_alone_ends_after_rule_1() -> None:
+    assert first_endpoint([False] * 100) == 60  # 2.4 s
+
+
+def test_silence_after_a_word_ends_after_rule_2() -> None:
+    assert first_endpoint([False] * 10 + [True] + [False] * 100) == 11 + 30  # 1.2 s
+
+
+def test_a_pause_shorter_than_rule_2_ends_nothing() -> None:
+    assert first_endpoint(([True] + [False] * 29) * 10) is None
+
+
+def test_speech_without_a_pause_ends_after_rule_3() -> None:
+    assert first_endpoint([True] * 1000) == 500  # 20 s
+
+
+def test_each_rule_can_be_switched_off() -> None:
+    assert first_endpoint([False] * 400, EndpointRules(rule1_min_trailing_silence=NEVER)) is None
+    assert first_endpoint([True] * 5000, EndpointRules(rule3_min_utterance_length=NEVER)) is None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan])
+def test_a_rule_of_no_length_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="rule2_min_trailing_silence"):
+        EndpointRules(rule2_min_trailing_silence=seconds)
