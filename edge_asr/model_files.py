@@ -64,10 +64,7 @@ class ModelFiles:
             raise ModelNotFoundError(
                 f"{directory}: the graph of model {self.directory.name} is missing; restore it, or use greedy search"
             )
-        config = read_config(directory)
-        for name in config.get("files", {}):
-            check_file(directory, name, config)
-        return directory
+        return check_graph(directory)
 
     def check_tokens(self, path: Path, sha256: str) -> None:
         """Raises: ModelMismatchError where another file was made for other tokens."""
@@ -138,6 +135,14 @@ def check_file(directory: Path, name: str, config: Mapping[str, Any]) -> None:
             f"{path}: is damaged, needs {sealed['bytes']} bytes with CRC {sealed['crc32']}, "
             f"has {found['bytes']} with {found['crc32']}; restore the file"
         )
+
+
+def check_graph(directory: Path) -> Path:
+    """A graph directory whose files are those that were sealed."""
+    config = read_config(directory)
+    for name in config.get("files", {}):
+        check_file(directory, name, config)
+    return directory
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from edge_asr.features import N_MEL, fbank
-from edge_asr.tokens import TokenTable
+from edge_asr.graph import build_lm_graph, save_graph
+from edge_asr.model_files import seal
+from edge_asr.ngram import estimate
+from edge_asr.tokens import Lexicon, TokenTable
 
 PHONES = TokenTable.phones()
 SUBSAMPLING = 4
@@ -127,3 +130,19 @@ def write_tone_encoder(path: Path, **changed_metadata: str) -> None:
             entry.key, entry.value = key, value
     checker.check_model(model)
     save(model, str(path))
+
+
+def write_tone_model(directory: Path, with_graph: bool = True) -> None:
+    """A whole model folder; its graph knows the words of LEXICON, any of them after any other."""
+    directory.mkdir(parents=True)
+    for name in ("encoder.onnx", "encoder.int8.onnx"):
+        write_tone_encoder(directory / name)
+    PHONES.save(directory / "tokens.txt")
+    config: dict[str, object] = {"decoder": {"beam": 20.0, "max_active": 500}}
+    if with_graph:
+        lexicon = Lexicon({word: [tuple(phones.split())] for word, phones in LEXICON.items()})
+        model = estimate([list(LEXICON), *([word] for word in LEXICON)], order=1)
+        save_graph(build_lm_graph(lexicon, model, PHONES), directory.parent / "graphs" / "words")
+        config["graph"] = "../graphs/words"
+    (directory / "config.json").write_text(json.dumps(config))
+    seal(directory)

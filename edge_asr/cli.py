@@ -1,0 +1,272 @@
+"""edge-asr: transcribe | evaluate | models | g2p | graph | train | export.
+
+stdout is the transcript (or the report), stderr is status. Exit codes are those of edge_asr.errors; a file that fails
+is reported and the rest are still transcribed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_asr import __version__
+from edge_asr.errors import INTERRUPTED_EXIT_CODE, MIXED_FAILURES_EXIT_CODE, DependencyError, EdgeAsrError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edge_asr.audio import AudioFile
+    from edge_asr.recognizer import Recognizer
+
+BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
+TRANSCRIBE_CHUNK_MS = 2_560  # a file is all there: larger chunks cost less, and the text is the same
+OUTPUT_FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
+
+RECOGNIZER_OPTIONS = (
+    "model", "precision", "chunk_ms", "decoder", "grammar", "graph", "beam", "max_active", "acoustic_scale",
+    "word_cost", "blank_skip", "n_threads",
+)  # fmt: skip
+
+COMMAND_MODULES = {  # commands that read their own arguments: their module and what they do
+    "graph": ("edge_asr.graph_command", "lexicon and ARPA, text or a grammar → a decoding graph"),
+    "train": ("edge_asr.train", "train an encoder"),
+    "export": ("edge_asr.export", "a checkpoint → ONNX fp32 and int8, verified"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the `edge-asr` command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv and argv[0] in COMMAND_MODULES:
+            return _run_module(COMMAND_MODULES[argv[0]][0], argv[1:])
+        arguments = build_parser().parse_args(argv)
+        return arguments.run(arguments)
+    except EdgeAsrError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_EXIT_CODE
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED_EXIT_CODE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("edge-asr", description="Streaming English speech recognition for small devices.")
+    parser.add_argument("--version", action="version", version=f"edge-asr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    transcribe = commands.add_parser("transcribe", help="recordings → text, subtitles or JSON on stdout")
+    transcribe.add_argument("files", nargs="+", metavar="FILE", help="wav, flac, ogg, opus, mp3 …")
+    transcribe.add_argument("--output-format", choices=OUTPUT_FORMATS, default="txt", help="txt: a line per segment")
+    transcribe.add_argument("--output-dir", type=Path, help="write FILE's text to a file here instead of stdout")
+    transcribe.add_argument("--with-names", action="store_true", help="txt: put the file's name before its text")
+    transcribe.add_argument("--quiet", action="store_true", help="no progress and figures on stderr, only errors")
+    _add_recognizer_options(transcribe, TRANSCRIBE_CHUNK_MS)
+    transcribe.set_defaults(run=_transcribe)
+
+    evaluate = commands.add_parser("evaluate", help="word error rate, real-time factor and latency on a manifest")
+    evaluate.add_argument("--manifest", required=True, type=Path, help="JSON lines: audio_filepath, duration, text")
+    evaluate.add_argument("--limit", type=int, help="only the first so many clips")
+    evaluate.add_argument("--workers", type=int, default=1, help="processes; latencies are truest with 1")
+    evaluate.add_argument("--hypotheses", type=Path, help="write what was recognised to this JSON-lines file")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
+    _add_recognizer_options(evaluate, 320)
+    evaluate.set_defaults(run=_evaluate)
+
+    models = commands.add_parser("models", help="list the installed models")
+    models.set_defaults(run=_models)
+
+    g2p = commands.add_parser("g2p", help="pronunciations of words, by CMUdict or by rule")
+    g2p.add_argument("words", nargs="+", metavar="WORD")
+    g2p.set_defaults(run=_g2p)
+
+    for name, (_, help_text) in COMMAND_MODULES.items():
+        commands.add_parser(name, help=help_text, add_help=False)
+    return parser
+
+
+def _add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int) -> None:
+    """Flags named as the keyword arguments of Recognizer."""
+    parser.add_argument("--model", default=None, help="name of an installed model or path of a model folder")
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
+    parser.add_argument("--chunk-ms", type=int, default=chunk_ms, help=f"audio per encoder step (default {chunk_ms})")
+    parser.add_argument("--decoder", choices=("graph", "greedy"), help="default: the graph, where the model has one")
+    parser.add_argument("--grammar", type=Path, help="file of phrases to listen for instead of the model's graph")
+    parser.add_argument("--graph", type=Path, help="folder of another graph, made by edge-asr graph")
+    search = parser.add_argument_group("graph search (defaults: the model's own)")
+    search.add_argument("--beam", type=float, help="how much worse than the best a path may be; more is slower")
+    search.add_argument("--max-active", type=int, help="paths kept")
+    search.add_argument("--acoustic-scale", type=float, help="weight of the encoder against the graph")
+    search.add_argument("--word-cost", type=float, help="added for every word; above 0 gives fewer words")
+    search.add_argument("--blank-skip", type=float, help="skip vectors whose blank is likelier than this; 1: none")
+    parser.add_argument("--n-threads", type=int, default=1, help="of the encoder (default 1)")
+
+
+def _recognizer_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was said on the command line; the rest is left to the defaults of Recognizer."""
+    return {name: value for name in RECOGNIZER_OPTIONS if (value := getattr(arguments, name)) is not None}
+
+
+# --- transcribe ----------------------------------------------------------------------------------------------------
+
+
+class Failures:
+    """Exit codes of the files that failed; the command leaves with theirs, or with one for mixed kinds."""
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+
+    def add(self, error: EdgeAsrError) -> None:
+        self.codes.append(error.exit_code)
+        _say(f"error: {error}")
+
+    @property
+    def exit_code(self) -> int:
+        kinds = set(self.codes)
+        return 0 if not kinds else kinds.pop() if len(kinds) == 1 else MIXED_FAILURES_EXIT_CODE
+
+
+def _transcribe(arguments: argparse.Namespace) -> int:
+    from edge_asr.recognizer import Recognizer
+
+    began = time.perf_counter()
+    recognizer = Recognizer(**_recognizer_options(arguments))
+    load_s = time.perf_counter() - began
+    failures, audio_s, compute_s = Failures(), 0.0, 0.0
+    for name in arguments.files:
+        began = time.perf_counter()
+        try:
+            audio_s += _transcribe_file(recognizer, name, arguments)
+        except EdgeAsrError as error:
+            failures.add(error)
+        compute_s += time.perf_counter() - began
+    if not arguments.quiet:
+        n_files = len(arguments.files)
+        rtf = f", RTF {compute_s / audio_s:.4f}" if audio_s else ""
+        _say(
+            f"model {recognizer.name} {recognizer.precision}, {recognizer.decoder_kind} search, loaded in "
+            f"{load_s:.2f} s: {n_files - len(failures.codes)} of {n_files} files, {audio_s:.1f} s of audio in "
+            f"{compute_s:.2f} s{rtf}"
+        )
+    return failures.exit_code
+
+
+def _transcribe_file(recognizer: Recognizer, name: str, arguments: argparse.Namespace) -> float:
+    """Seconds of audio done. Plain text on stdout goes out segment by segment, all else when the file is complete."""
+    from edge_asr.audio import SAMPLE_RATE, AudioFile
+    from edge_asr.writers import WRITERS, Transcript, save
+
+    live = arguments.output_format == "txt" and arguments.output_dir is None
+    label = f"{name}: " if arguments.with_names else ""
+    segments = []
+    with AudioFile(name) as audio:
+        for segment in recognizer.stream(_with_progress(audio, arguments.quiet), partials=False):
+            segments.append(segment)
+            if live:
+                print(f"{label}{segment.text}", flush=True)
+    if live and not segments:
+        print(label, flush=True)  # every file has its line, also one in which nothing was said
+    transcript = Transcript(name, audio.n_samples / SAMPLE_RATE, segments, recognizer.name)
+    if not live:
+        text = WRITERS[arguments.output_format](transcript)
+        if arguments.output_dir is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            save(arguments.output_dir / f"{Path(name).stem}.{arguments.output_format}", text)
+    if audio.damage is not None:
+        _say(f"warning: {name}: {audio.damage}; the text ends there")
+    if audio.n_replaced:
+        _say(f"warning: {name}: {audio.n_replaced} samples were NaN, Inf or impossible and were taken as silence")
+    return transcript.duration
+
+
+def _with_progress(audio: AudioFile, quiet: bool) -> Iterator[np.ndarray]:
+    """The blocks of a file, with a bar of seconds on a terminal's stderr."""
+    from tqdm import tqdm
+
+    disable = True if quiet else None  # None: shown on a terminal only
+    total = None if audio.duration_s is None else round(audio.duration_s, 1)
+    with tqdm(total=total, unit="s", desc=audio.path.name, leave=False, delay=1, disable=disable) as bar:
+        for block in audio:
+            yield block
+            bar.update(len(block) / 16_000)
+
+
+# --- evaluate, models ----------------------------------------------------------------------------------------------
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from edge_asr.evaluate import evaluate, save_hypotheses, table
+
+    figures, results = evaluate(
+        arguments.manifest, _recognizer_options(arguments), arguments.limit, arguments.workers
+    )
+    if arguments.hypotheses is not None:
+        save_hypotheses(arguments.hypotheses, results)
+    print(json.dumps(figures) if arguments.json else table(figures))
+    failures = Failures()
+    for result in results:
+        if result.failure is not None:
+            failures.add(result.failure)
+    return failures.exit_code
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from edge_asr.model_files import DEFAULT_MODEL, installed_models, read_config
+
+    for name, directory in installed_models().items():
+        mark = "  (default)" if name == DEFAULT_MODEL else ""
+        print(f"{name}\t{read_config(directory).get('graph', 'greedy only')}\t{directory}{mark}")
+    return 0
+
+
+def _g2p(arguments: argparse.Namespace) -> int:
+    from edge_asr.tokens import Lexicon
+
+    lexicon = Lexicon.cmudict()
+    failures = Failures()
+    for word in arguments.words:
+        try:
+            for phones in lexicon.pronunciations(word.lower()):
+                print(f"{word.lower()} {' '.join(phones)}")
+        except EdgeAsrError as error:
+            failures.add(error)
+    return failures.exit_code
+
+
+# --- commands that live elsewhere ----------------------------------------------------------------------------------
+
+
+def _run_module(module: str, argv: list[str]) -> int:
+    """`main(argv)` of a module; what it needs may not be installed on a device."""
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "edge_asr":
+            raise
+        raise DependencyError(
+            f"this command needs the package {error.name}, which is not installed: pip install 'edge-asr[train]'"
+        ) from error
+    return loaded.main(argv) or 0
+
+
+def _say(message: str) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"edge-asr: {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
