@@ -87,7 +87,8 @@ def installed_models() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in search_path():
         for config in sorted(folder.glob(f"*/{CONFIG}")):
-            found.setdefault(config.parent.name, config.parent)
+            if any((config.parent / name).is_file() for name in ENCODER_FILES.values()):  # not a graph
+                found.setdefault(config.parent.name, config.parent)
     return found
 
 
