@@ -16,20 +16,8 @@ import numpy as np
 from firmware_sim.errors import OperatorError
 from firmware_sim.graph import Graph, Node, Value
 
-KINDS = (
-    "gemm",
-    "conv",
-    "depthwise",
-    "recurrent",
-    "attention",
-    "elementwise",
-    "norm",
-    "move",
-    "quantise",
-    "frontend",
-    "search",
-)
-WITH_MACS = KINDS[:5]
+WITH_MACS = ("gemm", "conv", "depthwise", "recurrent", "attention")
+KINDS = (*WITH_MACS, "elementwise", "norm", "move", "gather", "transpose", "quantise", "shape", "frontend", "search")
 
 VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"}
 PLAIN = set(
@@ -52,9 +40,10 @@ NORM = set(
     "InstanceNormalization GroupNormalization RMSNormalization".split()
 )
 MOVE = set(
-    "Concat Slice Split Transpose Gather GatherElements GatherND Expand Pad Tile ConstantOfShape Scatter "
-    "ScatterElements ScatterND Range OneHot QLinearConcat EyeLike Resize DepthToSpace SpaceToDepth".split()
+    "Concat Slice Split Transpose Expand Pad Tile ConstantOfShape Range QLinearConcat EyeLike Resize "
+    "DepthToSpace SpaceToDepth".split()
 )
+GATHER = set("Gather GatherElements GatherND Scatter ScatterElements ScatterND OneHot".split())
 QUANTISE = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "DynamicQuantizeLSTM": 4}
 PRODUCTS = {
@@ -84,11 +73,14 @@ KNOWN = (
     | REDUCE
     | NORM
     | MOVE
+    | GATHER
     | QUANTISE
     | PRODUCTS
     | CONVOLUTIONS
     | set(RECURRENT_GATES)
 )
+
+INDEX_BYTES = 8  # 64-bit constants are axes, shapes and indices, not weights
 
 # Operators that become integer kernels when every float operand comes from DequantizeLinear.
 ABSORBS_QDQ = set(
@@ -121,6 +113,7 @@ class OpCost:
     columns: int = 0
     depth: int = 0
     kernel: int = 1
+    nodes: int = 1  # of the graph that this entry stands for
     channels_in: int = 0
     random_reads: int = 0  # dependent reads with no locality
     arcs: int = 0  # arcs of the decoding graph that a search walks
@@ -282,7 +275,7 @@ def cost_node(work: Work, roots: Mapping[str, str]) -> OpCost:
         precision=work.precision,
         inputs=tuple(dict.fromkeys(roots.get(v.name, v.name) for v in work.inputs)),
         outputs=tuple(roots.get(v.name, v.name) for v in work.outputs),
-        weight_bytes=sum(v.n_bytes for v in work.constants),
+        weight_bytes=sum(v.n_bytes for v in work.constants if v.item_bytes != INDEX_BYTES),
         read_bytes=sum(v.n_bytes for v in work.inputs),
         write_bytes=sum(v.n_bytes for v in work.outputs),
         elements=out_elements,
@@ -317,16 +310,33 @@ def cost_norm(work: Work, base: OpCost) -> OpCost:
 
 
 def cost_move(work: Work, base: OpCost) -> OpCost:
-    """A gather or slice reads no more than it writes."""
-    if work.node.op_type in {"Gather", "GatherElements", "GatherND", "Slice"}:
-        table_is_constant = work.slots[0] is not None and work.slots[0].is_constant
-        return replace(
-            base,
-            kind="move",
-            weight_bytes=base.write_bytes if table_is_constant else 0,
-            read_bytes=0 if table_is_constant else base.write_bytes,
-        )
-    return replace(base, kind="move")
+    """Copies; a slice reads no more than it writes."""
+    if work.node.op_type == "Slice":
+        return replace(base, kind="move", read_bytes=base.write_bytes)
+    return replace(base, kind="transpose" if work.node.op_type == "Transpose" else "move")
+
+
+def cost_gather(work: Work, base: OpCost) -> OpCost:
+    """Pieces picked by index: reads what it writes; `elements` counts the pieces, each a copy of its own."""
+    table, out = work.slots[0], work.outputs[0]
+    pieces = out.n_elements
+    if work.node.op_type == "Gather" and table is not None:
+        axis = int(work.node.attributes.get("axis", 0)) % max(len(table.shape), 1)
+        pieces //= max(int(np.prod(table.shape[axis + 1 :], dtype=np.int64)), 1)
+    constant = table is not None and table.is_constant
+    return replace(
+        base,
+        kind="gather",
+        elements=pieces,
+        weight_bytes=base.write_bytes if constant else 0,
+        read_bytes=0 if constant else base.write_bytes,
+    )
+
+
+def shape_cost(graph: Graph) -> OpCost:
+    """Nodes that move no data but that an interpreter still visits: shape arithmetic and views."""
+    views = sum(node.op_type in VIEWS for node in graph.nodes)
+    return OpCost("shapes and views", "Shape", "shape", "fp32", nodes=graph.n_shape_nodes + views)
 
 
 def cost_quantise(work: Work, base: OpCost) -> OpCost:
@@ -418,6 +428,7 @@ RULES: tuple[tuple[set[str], Callable[[Work, OpCost], OpCost]], ...] = (
     (TRANSCENDENTAL, cost_transcendental),
     (NORM, cost_norm),
     (REDUCE, cost_reduce),
+    (GATHER, cost_gather),
     (MOVE, cost_move),
     (QUANTISE, cost_quantise),
     (PLAIN, cost_plain),

@@ -155,12 +155,11 @@ class Device:
         old = self.figures[key]
         ratio = value / old.value if old.value else 1.0
         moved = replace(old, value=value, low=old.low * ratio, high=old.high * ratio)
-        points = self.points
+        points, background = self.points, self.background
         if key == "cpu.clock_hz":
-            points = tuple(p for p in self.points if p.clock_hz < value) or ()
-            top = self.points[-1]
-            points += (replace(top, clock_hz=value),)
-        return replace(self, figures={**self.figures, key: moved}, points=points)
+            points = (*(p for p in self.points if p.clock_hz < value), replace(self.points[-1], clock_hz=value))
+            background = tuple(replace(task, cost_ms=task.cost_ms / ratio) for task in self.background)
+        return replace(self, figures={**self.figures, key: moved}, points=points, background=background)
 
 
 def device_names(folder: Path = PROFILE_DIR) -> list[str]:

@@ -76,6 +76,7 @@ class Graph:
     outputs: tuple[str, ...]
     stored_bytes: Mapping[str, int]
     n_folded: int
+    n_shape_nodes: int  # folded nodes that read an open dimension: an interpreter runs them, a compiler does not
     metadata: Mapping[str, str] = field(default_factory=dict)
     file_bytes: int = 0
 
@@ -180,16 +181,24 @@ def load_graph(
     values = observe(model, feeds, path)
     constants = {t.name for t in model.graph.initializer}
     nodes, n_folded = [], 0
+    from_shapes: set[str] = set()
+    is_open = any(not d.HasField("dim_value") for v in model.graph.input for d in v.type.tensor_type.shape.dim)
+    n_shape_nodes = 0
     for node in model.graph.node:
         outputs = [name for name in node.output if name in values or not name]
         if is_foldable(node, constants):
             constants |= set(filter(None, node.output))
             n_folded += node.op_type != "Constant"
+            if is_open and (node.op_type in SHAPE_READERS or from_shapes & set(node.input)):
+                from_shapes |= set(node.output)
+                n_shape_nodes += 1
             continue
         attributes = {a.name: attribute_value(a) for a in node.attribute}
+        if is_idle_cast(node, values):
+            node.op_type = "Identity"
         name = node.name or f"{node.op_type}_{len(nodes)}"
         nodes.append(Node(name, node.op_type, tuple(node.input), tuple(outputs), attributes))
-    named = {name: Value(name, shape, size, name in constants) for name, (shape, size) in values.items()}
+    named = {name: Value(name, shape, dtype.itemsize, name in constants) for name, (shape, dtype) in values.items()}
     return Graph(
         path=path,
         nodes=tuple(drop_dead(nodes, [o.name for o in model.graph.output])),
@@ -198,6 +207,7 @@ def load_graph(
         outputs=tuple(o.name for o in model.graph.output),
         stored_bytes=stored,
         n_folded=n_folded,
+        n_shape_nodes=n_shape_nodes,
         metadata=metadata,
         file_bytes=path.stat().st_size if path.is_file() else 0,
     )
@@ -208,6 +218,11 @@ def is_foldable(node: onnx.NodeProto, constants: set[str]) -> bool:
     if node.op_type in FOLD_NEVER:
         return False
     return node.op_type in SHAPE_READERS or all(name in constants for name in node.input if name)
+
+
+def is_idle_cast(node: onnx.NodeProto, values: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> bool:
+    """A Cast to the type that the value already has: every runtime drops it."""
+    return node.op_type == "Cast" and values[node.input[0]][1] == values[node.output[0]][1]
 
 
 def drop_dead(nodes: list[Node], outputs: list[str]) -> list[Node]:
@@ -247,7 +262,7 @@ def feed(info: onnx.ValueInfoProto, frames: int | None, dims: Mapping[str, int],
 def observe(
     model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], path: Path
 ) -> dict[str, tuple[tuple[int, ...], int]]:
-    """(shape, bytes per element) of every value, by running the graph once without optimisation."""
+    """(shape, type) of every value, by running the graph once without optimisation."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     declared = {o.name for o in probe.graph.output}
@@ -263,12 +278,10 @@ def observe(
         results = session.run(names, dict(feeds))
     except ORT_ERRORS as error:
         raise refusal(error, path) from error
-    values = {name: (tuple(np.shape(v)), np.asarray(v).dtype.itemsize) for name, v in zip(names, results, strict=True)}
-    values |= {name: (array.shape, array.dtype.itemsize) for name, array in feeds.items()}
+    values = {name: (tuple(np.shape(v)), np.asarray(v).dtype) for name, v in zip(names, results, strict=True)}
+    values |= {name: (array.shape, array.dtype) for name, array in feeds.items()}
     for tensor in probe.graph.initializer:
-        size = tensor_bytes(tensor)
-        count = int(np.prod(tensor.dims, dtype=np.int64))
-        values[tensor.name] = (tuple(tensor.dims), size // count if count else 4)
+        values[tensor.name] = (tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return values
 
 

@@ -124,14 +124,14 @@ def op_time(op: OpCost, r: Rates, weights_resident: bool, activations_resident: 
     cycles += op.elements / (r.elementwise_per_cycle * vector)
     cycles += op.transcendentals / (r.transcendental_per_cycle * vector)
     cycles += op.arcs * factor * r.arc_cycles
-    slow_weights, fast = weight_traffic(op, r, weights_resident)
+    slow_weights, fast = weight_traffic(op, r.resident_bytes, weights_resident)
     activations = op.read_bytes + op.write_bytes
     slow_activations = 0 if activations_resident else activations
     fast += activations - slow_activations
     transfer = slow_weights / r.weight_bytes_per_s + slow_activations / r.ram_bytes_per_s + fast / r.cache_bytes_per_s
     transfer += op.random_reads * factor * r.ram_latency_s
     compute = cycles / r.clock_hz
-    overhead = r.node_overhead_cycles / r.clock_hz
+    overhead = op.nodes * r.node_overhead_cycles / r.clock_hz
     total = max(compute, transfer) + (1 - r.overlap) * min(compute, transfer) + overhead
     return OpTime(op, compute, transfer, overhead, total, slow_weights + slow_activations)
 
@@ -143,12 +143,12 @@ def mac_rate(op: OpCost, r: Rates) -> float:
     return r.depthwise_mac_per_cycle if op.kind == "depthwise" else r.int8_mac_per_cycle
 
 
-def weight_traffic(op: OpCost, r: Rates, weights_resident: bool) -> tuple[float, float]:
+def weight_traffic(op: OpCost, resident_bytes: float, weights_resident: bool) -> tuple[float, float]:
     """(bytes from where weights are stored, bytes from the cache) for all steps of the operator."""
     later_steps = op.step_weight_bytes * (op.steps - 1)
     if weights_resident:
         return 0.0, op.weight_bytes + later_steps
-    if op.step_weight_bytes <= r.resident_bytes:
+    if op.step_weight_bytes <= resident_bytes:
         return op.weight_bytes, later_steps
     return op.weight_bytes + later_steps, 0.0
 
@@ -168,16 +168,17 @@ def chunk_times(
     activations_resident = arena_bytes <= r.resident_bytes
     times = [op_time(op, r, weights_resident, activations_resident) for op in ops]
     if device.fit:
-        times = [calibrated(time, device, r) for time in times]
+        times = [calibrated(time, device, r, weights_resident) for time in times]
     return times
 
 
-def calibrated(time: OpTime, device: Device, r: Rates) -> OpTime:
+def calibrated(time: OpTime, device: Device, r: Rates, weights_resident: bool) -> OpTime:
     """The same operator by the device's calibrated class, where it has one; the band is the held-out error."""
     coefficients = device.fit.get(fit_class(time.op))
     if coefficients is None:
         return time
-    seconds = sum(c * f for c, f in zip(coefficients, features(time.op), strict=True))
+    found = features(time.op, r.resident_bytes, weights_resident)
+    seconds = sum(c * f for c, f in zip(coefficients, found, strict=True))
     if r.end != NOMINAL:
         seconds *= device.fit_error[0] if r.end == OPTIMISTIC else device.fit_error[1]
     seconds *= device["cpu.clock_hz"] / r.clock_hz
@@ -189,22 +190,34 @@ def fit_class(op: OpCost) -> str:
     return f"{op.kind}.{op.precision}" if op.macs else op.kind
 
 
-FEATURES = ("one", "padded_macs", "weight_bytes", "activation_bytes", "elements", "transcendentals")
+FEATURES = (
+    "one",
+    "padded_macs",
+    "near_weight_bytes",
+    "far_weight_bytes",
+    "activation_bytes",
+    "elements",
+    "transcendentals",
+)
 TILE_COLUMNS = 16
 TILE_ROWS = 4
 
 
-def features(op: OpCost) -> tuple[float, ...]:
+def features(op: OpCost, resident_bytes: float, weights_resident: bool) -> tuple[float, ...]:
     """What a calibrated class multiplies with its coefficients, in the order of FEATURES.
 
-    Products are padded to tiles of 4 rows by 16 columns: a kernel pays for a whole tile. A recurrence pays per step."""
+    Products are padded to tiles of 4 rows by 16 columns: a kernel pays for a whole tile. A recurrence pays per step.
+    Weights are near where the cache holds them and far where they come from beyond it."""
+    activations = op.read_bytes + op.write_bytes
+    if not op.macs:
+        return (op.nodes, 0, 0, 0, activations + op.weight_bytes, op.elements, op.transcendentals)
     padded = op.macs
     if op.kind in ("gemm", "attention", "conv") and op.rows and op.columns:
         tiles = -(-op.rows // TILE_ROWS) * TILE_ROWS * -(-op.columns // TILE_COLUMNS) * TILE_COLUMNS
         padded = op.macs * tiles / (op.rows * op.columns)
-    weights = op.weight_bytes + op.step_weight_bytes * (op.steps - 1)
+    far, near = weight_traffic(op, resident_bytes, weights_resident)
     one = op.steps if op.kind == "recurrent" else 1
-    return (one, padded, weights, op.read_bytes + op.write_bytes, op.elements, op.transcendentals)
+    return (one, padded, near, far, activations, op.elements, op.transcendentals)
 
 
 def chunk_latency(
@@ -219,7 +232,8 @@ def chunk_latency(
     for end in (OPTIMISTIC, NOMINAL, PESSIMISTIC):
         r = rates(device, end, clock_hz, other_bytes_per_s)
         times = chunk_times(ops, device, arena_bytes, end, clock_hz, other_bytes_per_s)
-        sums.append(sum(t.total_s for t in times) + (r.run_overhead_cycles / r.clock_hz if not device.fit else 0.0))
+        run_s = device.fit["run"][0] if "run" in device.fit else r.run_overhead_cycles / r.clock_hz
+        sums.append(sum(t.total_s for t in times) + run_s)
     return Interval(*sums)
 
 
@@ -230,6 +244,9 @@ def evidence(times: Sequence[OpTime], device: Device) -> dict[str, float]:
     if total <= 0:
         return shares
     for time in times:
+        if fit_class(time.op) in device.fit:
+            shares["measured"] += time.total_s / total
+            continue
         kinds = {device.figures[key].kind for key in binding_keys(time, device)}
         weakest = next(kind for kind in WEAKEST_FIRST if kind in kinds)
         shares[weakest] += time.total_s / total
@@ -239,8 +256,6 @@ def evidence(times: Sequence[OpTime], device: Device) -> dict[str, float]:
 def binding_keys(time: OpTime, device: Device) -> list[str]:
     """Figures that decide an operator's time."""
     op = time.op
-    if device.fit and fit_class(op) in device.fit:
-        return ["cpu.clock_hz"]
     if time.bound == "overhead":
         return ["cpu.clock_hz", "cpu.node_overhead_cycles"]
     if time.bound == "memory":

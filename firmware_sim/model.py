@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_asr.model_files import ENCODER_FILES, find_model, read_config
-from firmware_sim.cost import OpCost, cost_graph
+from firmware_sim.cost import OpCost, cost_graph, shape_cost
 from firmware_sim.errors import BudgetError, OnnxFileError, ShapeError
 from firmware_sim.graph import Graph, load_graph, metadata_int
 
@@ -55,6 +55,7 @@ class Model:
     directory: Path | None
     graph: Graph
     ops: tuple[OpCost, ...]  # the encoder's
+    shapes: OpCost
     frontend: OpCost
     search_op: OpCost
     search: Search
@@ -65,9 +66,10 @@ class Model:
     def period_s(self) -> float:
         return self.chunk_frames * HOP_MS / 1000
 
-    @property
-    def all_ops(self) -> tuple[OpCost, ...]:
-        return (self.frontend, *self.ops, self.search_op)
+    def job(self, runs_shapes: bool) -> tuple[OpCost, ...]:
+        """All work of one chunk, with or without the nodes that a compiler removes."""
+        shapes = (self.shapes,) if runs_shapes and self.shapes.nodes else ()
+        return (self.frontend, *self.ops, *shapes, self.search_op)
 
     @property
     def macs(self) -> int:
@@ -119,6 +121,7 @@ def load_model(
         directory=directory,
         graph=graph,
         ops=tuple(cost_graph(graph)),
+        shapes=shape_cost(graph),
         frontend=frontend_cost(frames),
         search_op=search_cost(frames // SUBSAMPLING, search),
         search=search,

@@ -9,6 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from firmware_sim.cost import KNOWN, VIEWS, OpCost
@@ -25,6 +26,7 @@ KEYS = {
     "source",
     "kind",
     "in_place",
+    "runs_shapes",
     "alignment",
     "scratch",
 }
@@ -40,6 +42,7 @@ class Target:
     operators: frozenset[str]
     float_operators: bool  # False: only the 8-bit forms run
     in_place: bool
+    runs_shapes: bool  # an interpreter that visits shape arithmetic and views
     alignment: int
     scratch: str
     figures: Mapping[str, Figure]
@@ -50,7 +53,7 @@ class Target:
         """Operator types this runtime cannot run, with what is wrong, sorted."""
         found = set()
         for op in ops:
-            if op.kind in ("frontend", "search") or op.op_type in VIEWS:
+            if op.kind in ("frontend", "search", "shape") or op.op_type in VIEWS:
                 continue
             if op.op_type not in self.operators:
                 found.add(op.op_type)
@@ -59,6 +62,7 @@ class Target:
         return sorted(found)
 
 
+@cache
 def load_target(name: str, folder: Path = RUNTIME_DIR) -> Target:
     """A runtime by name. Raises DeviceError for an unknown one or a broken file."""
     path = folder / f"{name}.toml"
@@ -85,6 +89,7 @@ def load_target(name: str, folder: Path = RUNTIME_DIR) -> Target:
         operators=frozenset(listed),
         float_operators=bool(data.get("float_operators", True)),
         in_place=bool(data.get("in_place", False)),
+        runs_shapes=bool(data.get("runs_shapes", False)),
         alignment=int(data.get("alignment", 16)),
         scratch=data["scratch"],
         figures={key: read_size(data, key, path.name) for key in FIGURES},
