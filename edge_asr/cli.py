@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from edge_asr.recognizer import Recognizer
 
 BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
-TRANSCRIBE_CHUNK_MS = 2_560  # a file is all there: larger chunks cost less, and the text is the same
 OUTPUT_FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
 
 RECOGNIZER_OPTIONS = (
-    "model", "precision", "chunk_ms", "decoder", "grammar", "graph", "beam", "max_active", "acoustic_scale",
+    "model", "precision", "decoder", "grammar", "graph", "beam", "max_active", "acoustic_scale",
     "word_cost", "blank_skip", "n_threads",
 )  # fmt: skip
 
@@ -71,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--output-dir", type=Path, help="write FILE's text to a file here instead of stdout")
     transcribe.add_argument("--with-names", action="store_true", help="txt: put the file's name before its text")
     transcribe.add_argument("--quiet", action="store_true", help="no progress and figures on stderr, only errors")
-    _add_recognizer_options(transcribe, TRANSCRIBE_CHUNK_MS)
+    _add_recognizer_options(transcribe, None, "as large as the model takes, up to 2560")
     transcribe.set_defaults(run=_transcribe)
 
     evaluate = commands.add_parser("evaluate", help="word error rate, real-time factor and latency on a manifest")
@@ -80,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--workers", type=int, default=1, help="processes; latencies are truest with 1")
     evaluate.add_argument("--hypotheses", type=Path, help="write what was recognised to this JSON-lines file")
     evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
-    _add_recognizer_options(evaluate, 320)
+    _add_recognizer_options(evaluate, 320, "320")
     evaluate.set_defaults(run=_evaluate)
 
     models = commands.add_parser("models", help="list the installed models")
@@ -95,11 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int) -> None:
+def _add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int | None, said: str) -> None:
     """Flags named as the keyword arguments of Recognizer."""
     parser.add_argument("--model", default=None, help="name of an installed model or path of a model folder")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
-    parser.add_argument("--chunk-ms", type=int, default=chunk_ms, help=f"audio per encoder step (default {chunk_ms})")
+    parser.add_argument("--chunk-ms", type=int, default=chunk_ms, help=f"audio per encoder step (default: {said})")
     parser.add_argument("--decoder", choices=("graph", "greedy"), help="default: the graph, where the model has one")
     parser.add_argument("--grammar", type=Path, help="file of phrases to listen for instead of the model's graph")
     parser.add_argument("--graph", type=Path, help="folder of another graph, made by edge-asr graph")
@@ -114,7 +113,8 @@ def _add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int) -> N
 
 def _recognizer_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said on the command line; the rest is left to the defaults of Recognizer."""
-    return {name: value for name in RECOGNIZER_OPTIONS if (value := getattr(arguments, name)) is not None}
+    said = {name: value for name in RECOGNIZER_OPTIONS if (value := getattr(arguments, name)) is not None}
+    return {"chunk_ms": arguments.chunk_ms, **said}
 
 
 # --- transcribe ----------------------------------------------------------------------------------------------------

@@ -26,10 +26,11 @@ from edge_asr.errors import GrammarError, ModelDamagedError, StreamError, UsageE
 from edge_asr.features import FbankStream
 from edge_asr.graph import Graph, load_graph
 from edge_asr.model_files import DEFAULT_MODEL, ModelFiles, Precision, check_graph
-from edge_asr.runtime import FRAME_SHIFT_MS, EncoderSession, EncoderStream, advance, check_chunk_frames
+from edge_asr.runtime import FRAME_SHIFT_MS, EncoderInfo, EncoderSession, EncoderStream, advance, check_chunk_frames
 from edge_asr.tokens import WORD_START, Lexicon, TokenTable
 
 DEFAULT_CHUNK_MS = 320
+RECORDING_CHUNK_MS = 2_560
 SEARCH_VECTORS = 8  # vectors of 40 ms between two questions for an endpoint: 320 ms, whatever the chunk
 SEARCH_SETTINGS = ("beam", "max_active", "acoustic_scale", "word_cost", "blank_skip")
 
@@ -131,7 +132,8 @@ class Recognizer:
 
     model:      name of an installed model, or the path of a model folder
     precision:  "int8" or "fp32"
-    chunk_ms:   audio per encoder step, a multiple of 40; changes the latency, not the text
+    chunk_ms:   audio per encoder step, a multiple of 40; changes the latency, not the text. None is for recordings: as
+                large as the model takes, up to 2.56 s, which costs less
     decoder:    "graph" (lexicon and language model) or "greedy"; None takes the graph where the model has one
     grammar:    a file of phrases to listen for, instead of the model's own graph
     graph:      the folder of another graph, made by `edge-asr graph`
@@ -144,7 +146,7 @@ class Recognizer:
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         precision: Precision = "int8",
-        chunk_ms: int = DEFAULT_CHUNK_MS,
+        chunk_ms: int | None = DEFAULT_CHUNK_MS,
         decoder: DecoderKind | None = None,
         grammar: str | os.PathLike[str] | None = None,
         graph: str | os.PathLike[str] | None = None,
@@ -162,8 +164,8 @@ class Recognizer:
         files.check_tokens(encoder, self.session.info.tokens_sha256)
         self.name = files.directory.resolve().name
         self.precision = precision
-        self.chunk_ms = chunk_ms
-        self._chunk_frames = check_chunk_frames(self.session.info, chunk_ms // FRAME_SHIFT_MS)
+        self.chunk_ms = _recording_chunk_ms(self.session.info) if chunk_ms is None else chunk_ms
+        self._chunk_frames = _chunk_frames(self.session.info, self.chunk_ms)
         self._tokens = files.tokens
         self._endpoint = Endpoint(endpoint)
         chosen = (beam, max_active, acoustic_scale, word_cost, blank_skip)
@@ -264,6 +266,18 @@ class Recognizer:
 def transcribe(source: str | os.PathLike[str] | np.ndarray, **options: Any) -> Iterator[Segment]:
     """Final segments of a recording, recognised by `Recognizer(**options)`; keep a Recognizer for more than one."""
     return Recognizer(**options).transcribe(source)
+
+
+def _recording_chunk_ms(info: EncoderInfo) -> int:
+    limit_ms = info.max_chunk_frames * FRAME_SHIFT_MS
+    return min(RECORDING_CHUNK_MS, limit_ms) if limit_ms else RECORDING_CHUNK_MS
+
+
+def _chunk_frames(info: EncoderInfo, chunk_ms: int) -> int:
+    chunk_frames, remainder_ms = divmod(chunk_ms, FRAME_SHIFT_MS)
+    if remainder_ms:
+        raise UsageError(f"a chunk must be whole frames of {FRAME_SHIFT_MS} ms, got {chunk_ms} ms; round it")
+    return check_chunk_frames(info, chunk_frames)
 
 
 def _segment(words: tuple[Word, ...], is_final: bool, now_s: float) -> Segment:

@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tones import LEXICON, PHONES, speak
+from tones import LEXICON, PHONES, speak, write_tone_encoder
 
 import edge_asr
 from edge_asr.endpoint import EndpointRules
@@ -180,11 +180,21 @@ def test_a_change_of_rate_within_a_stream_is_refused(recognizer):
 
 
 @pytest.mark.parametrize(
-    "options", [{"precision": "int4"}, {"chunk_ms": 50}, {"chunk_ms": 0}, {"decoder": "magic"}, {"chunk_ms": -320}]
+    "options", [{"precision": "int4"}, {"chunk_ms": 50}, {"chunk_ms": 45}, {"chunk_ms": 0}, {"decoder": "magic"}, {"chunk_ms": -320}]
 )
 def test_options_that_make_no_sense_are_refused(tone_model, options):
     with pytest.raises(UsageError):
         Recognizer(tone_model, **options)
+
+
+@pytest.mark.parametrize(("limit_frames", "expected_ms"), [("0", 2_560), ("64", 640)])
+def test_for_recordings_the_chunk_is_as_large_as_the_model_takes(tmp_path, tone_model, limit_frames, expected_ms):
+    copy = tmp_path / "limited"
+    copy.mkdir()
+    (copy / "tokens.txt").write_bytes((tone_model / "tokens.txt").read_bytes())
+    (copy / "config.json").write_text("{}")
+    write_tone_encoder(copy / "encoder.int8.onnx", max_chunk_frames=limit_frames)
+    assert Recognizer(copy, chunk_ms=None).chunk_ms == expected_ms
 
 
 def test_tokens_of_another_model_are_refused(tone_model, tmp_path):
