@@ -134,16 +134,16 @@ class GraphDecoder:
         max_active: int = DEFAULT_MAX_ACTIVE,
         blank_skip: float = 1.0,
     ) -> None:
-        if not beam > 0 or not acoustic_scale > 0 or max_active < 1 or not 0 < blank_skip <= 1:
+        if not beam > 0 or not acoustic_scale > 0 or max_active < 2 or not 0 < blank_skip <= 1:
             raise SearchError(
-                "need beam > 0, acoustic_scale > 0, max_active ≥ 1 and 0 < blank_skip ≤ 1, "
+                "need beam > 0, acoustic_scale > 0, max_active ≥ 2 and 0 < blank_skip ≤ 1, "
                 f"have {beam}, {acoustic_scale}, {max_active}, {blank_skip}; change them"
             )
         self.graph = graph
         self.acoustic_scale = acoustic_scale
         self.blank_skip = blank_skip
         self.n_recoveries = 0  # times that no path was left and the search began anew
-        options = FasterDecoderOptions(beam=beam, max_active=max_active, min_active=min(20, max_active))
+        options = FasterDecoderOptions(beam=beam, max_active=max_active, min_active=min(20, max_active - 1))
         self._search = FasterDecoder(graph.fst, options)
         self._start_frame = 0
         self.n_frames = 0
@@ -151,11 +151,13 @@ class GraphDecoder:
 
     @property
     def n_trailing_blank(self) -> int:
-        spans, _ = self._best_path(use_final=False)
+        spans, _ = self._best_path()
         return self.n_frames - (spans[-1].last + 1 if spans else 0)
 
     def accept(self, log_probs: np.ndarray) -> None:
         """log_probs: (U, V), any U. Raises SearchError."""
+        if self._finished:
+            raise SearchError("the utterance is finished and takes no more emissions; reset the decoder first")
         log_probs = _checked(log_probs, self.graph.n_tokens)
         if not len(log_probs):
             return
@@ -169,18 +171,25 @@ class GraphDecoder:
             return
         log_probs = log_probs[kept]
         self._emissions.append(log_probs)
+        scores = np.full((len(log_probs), log_probs.shape[1] + 1), -2 * COST_LIMIT, np.float32)  # and the end label
         # relative to the best token, or float32 totals would lose their decimals in a long utterance
-        relative = self.acoustic_scale * (log_probs - log_probs.max(axis=1, keepdims=True))
-        decodable = DecodableCtc(np.maximum(relative, -COST_LIMIT), self._search.num_frames_decoded())
-        self._search.advance_decoding(decodable)
+        relative = self.acoustic_scale * (log_probs - np.maximum(log_probs.max(axis=1, keepdims=True), -COST_LIMIT))
+        np.maximum(relative, -COST_LIMIT, out=scores[:, :-1])
+        self._advance(scores)
 
     def partial(self) -> tuple[Word, ...]:
         """The words so far, as the best path has them; cheap enough for every chunk."""
-        return self._words(*self._best_path(use_final=False))
+        return self._words(*self._best_path())
 
     def finish(self) -> tuple[Word, ...]:
-        """The words of the utterance: the best path that the graph may end with, else the best path."""
-        return self._words(*self._best_path(use_final=True))
+        """The words of the utterance: the best path that may end here, else the best path. Then comes `reset`."""
+        if self._frames and not self._finished:
+            scores = np.full((1, self.graph.n_tokens + 1), -2 * COST_LIMIT, np.float32)
+            scores[0, 0], scores[0, -1] = -COST_LIMIT, 0.0  # a path that cannot end waits in a blank
+            self._advance(scores)
+            self._best = None
+        self._finished = True
+        return self._words(*self._best_path())
 
     def reset(self) -> None:
         self._start_frame += self.n_frames
@@ -192,25 +201,25 @@ class GraphDecoder:
         self._emissions: list[np.ndarray] = []  # searched since the reset, for the confidence
         self._frames: list[int] = []  # the frame of each row of the emissions
         self._was_blank = False
+        self._finished = False
         self._best: tuple[list[Span], list[int]] | None = None
 
-    def _best_path(self, use_final: bool) -> tuple[list[Span], list[int]]:
+    def _advance(self, scores: np.ndarray) -> None:
+        self._search.advance_decoding(DecodableCtc(scores, self._search.num_frames_decoded()))
+
+    def _best_path(self) -> tuple[list[Span], list[int]]:
         """→ tokens and word ids."""
-        if self._best is not None and not use_final:
-            return self._best
-        if not self._frames:
-            return [], []
-        found, lattice = self._search.get_best_path(use_final_probs=use_final)
-        if not found:
-            self.n_recoveries += 1
-            self._begin()
-            return [], []
-        _, labels, words, _ = kaldifst.get_linear_symbol_sequence(lattice)
-        emissions = self._emissions = [np.concatenate(self._emissions)]
-        best = _spans(np.array(labels) - 1, np.array(self._frames), emissions[0]), words
-        if not use_final:
-            self._best = best
-        return best
+        if self._best is None and self._frames:
+            found, lattice = self._search.get_best_path()
+            if found:
+                _, labels, words, _ = kaldifst.get_linear_symbol_sequence(lattice)
+                emissions = self._emissions = [np.concatenate(self._emissions)]
+                labels = np.array(labels[: len(self._frames)])  # without the end label
+                self._best = _spans(labels - 1, np.array(self._frames), emissions[0]), words
+            else:
+                self.n_recoveries += 1
+                self._begin()
+        return self._best or ([], [])
 
     def _words(self, spans: list[Span], word_ids: list[int]) -> tuple[Word, ...]:
         places = align_words([span.token + 1 for span in spans], word_ids, self.graph)

@@ -2,6 +2,9 @@
 
 After Mohri, Pereira and Riley (2008), as Kaldi builds them, with kaldifst for the work on the automata: L is the
 lexicon with disambiguation symbols, G the language model with back-off arcs, T the CTC topology (topology.py).
+
+Sentences end with an arc of their own, input label n_tokens + 1, not in final states: kaldi-decoder's FasterDecoder
+shows the best path to a final state wherever there is one, so it could not tell what a running decode has heard.
 """
 
 import json
@@ -96,7 +99,7 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
         columns, spellings = unpack(_read(directory / "graph.fst"))
     except GraphError as error:
         raise ModelDamagedError(f"{directory / 'graph.fst'}: {error}; restore the file or build it again") from None
-    if columns.olabel.max(initial=0) >= n_words or columns.pair_label.max(initial=0) > n_tokens:
+    if columns.olabel.max(initial=0) >= n_words or columns.pair_label.max(initial=0) > n_tokens + 1:
         raise ModelMismatchError(f"{directory}: graph.fst has words or tokens that words.txt and config.json lack")
     return Graph(to_decoding_fst(columns, cost), words, PackedSpellings(*spellings), config)
 
@@ -283,7 +286,8 @@ def compile_graph(
     phones = from_kaldifst(graph)
     del graph
     phones.ilabel[phones.ilabel > n_tokens] = 0  # disambiguation and back-off have done their work
-    columns = add_topology(breadth_first(without_epsilon_tails(phones)), topology)
+    phones = _with_end_label(without_epsilon_tails(phones), n_tokens + 1)
+    columns = add_topology(breadth_first(phones), topology)
     config = {
         **config,
         "topology": topology,
@@ -329,6 +333,34 @@ def _lexicon_transducer(
     final = np.full(n_states, np.inf)
     final[0] = 0.0
     return from_arcs(0, final, *map(np.array, zip(*arcs, strict=True)))
+
+
+def _with_end_label(fst: Transducer, end_label: int) -> Transducer:
+    """Final states become arcs with the end label and the final cost, into one new state."""
+    ends = np.flatnonzero(np.isfinite(fst.final))
+    return from_arcs(
+        fst.start,
+        np.full(fst.n_states + 1, np.inf),
+        np.concatenate([fst.source, ends]),
+        np.concatenate([fst.ilabel, np.full(len(ends), end_label)]),
+        np.concatenate([fst.olabel, np.zeros(len(ends), np.int32)]),
+        np.concatenate([fst.weight, fst.final[ends]]),
+        np.concatenate([fst.nextstate, np.full(len(ends), fst.n_states)]),
+    )
+
+
+def with_final_states(graph: Graph) -> kaldifst.StdConstFst:
+    """The graph as other programs want it (sherpa-onnx's `ctc_graph`, Kaldi): final states instead of end arcs."""
+    fst = from_kaldifst(graph.fst)
+    source, is_end = fst.source, fst.ilabel == graph.n_tokens + 1
+    leaves = is_end & (fst.nextstate != source)
+    final = np.full(fst.n_states, np.inf, np.float32)
+    final[source[leaves]] = fst.weight[leaves]
+    kept = ~is_end
+    columns = (column[kept] for column in (source, fst.ilabel, fst.olabel, fst.weight, fst.nextstate))
+    plain = kaldifst.StdVectorFst(to_kaldifst(from_arcs(fst.start, final, *columns)))
+    kaldifst.connect(plain)
+    return kaldifst.StdConstFst(plain)
 
 
 def spell(lexicon: Lexicon, word: str, tokens: TokenTable) -> list[tuple[int, ...]]:

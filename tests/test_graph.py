@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kaldi_decoder import DecodableCtc, FasterDecoder, FasterDecoderOptions
 
+from edge_asr.decoder import GraphDecoder
 from edge_asr.errors import GrammarError, GraphError, ModelDamagedError, ModelMismatchError, ModelNotFoundError
 from edge_asr.grammar import build_grammar_graph
-from edge_asr.graph import Graph, build_lm_graph, load_graph, save_graph
+from edge_asr.graph import Graph, build_lm_graph, load_graph, save_graph, with_final_states
 from edge_asr.ngram import NgramModel, estimate
 from edge_asr.tokens import Lexicon, TokenTable
 from edge_asr.topology import TOPOLOGIES, add_topology, pack, to_decoding_fst, unpack
@@ -49,6 +50,10 @@ def search(fst: kaldifst.StdConstFst, log_probs: np.ndarray) -> tuple[bool, list
     _, lattice = decoder.get_best_path()
     _, _, words, weight = kaldifst.get_linear_symbol_sequence(lattice)
     return decoder.reached_final(), words, weight.value1 + weight.value2
+
+
+def best(graph: Graph, log_probs: np.ndarray) -> tuple[bool, list[int], float]:
+    return search(with_final_states(graph), log_probs)
 
 
 def best_of_all(model: NgramModel, log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
@@ -106,10 +111,14 @@ def trigram() -> NgramModel:
 def test_search_finds_the_best_of_all_paths(model: NgramModel, graph: Graph, seed: int) -> None:
     log_probs = random_log_probs(seed, n_frames=seed % 6 + 1)
     expected = best_of_all(model, log_probs)
-    reached, words, cost = search(graph.fst, log_probs)
+    reached, words, cost = best(graph, log_probs)
     assert reached
     assert cost == pytest.approx(min(expected.values()), abs=2e-3)
     assert expected[tuple(graph.words[i] for i in words)] == pytest.approx(cost, abs=2e-3)
+    decoder = GraphDecoder(graph, beam=1000, max_active=100_000)
+    decoder.accept(log_probs)
+    found = tuple(word.text for word in decoder.finish())
+    assert expected[found] == pytest.approx(cost, abs=2e-3)
 
 
 def test_a_compact_topology_only_adds_paths(trigram: NgramModel) -> None:
@@ -118,7 +127,7 @@ def test_a_compact_topology_only_adds_paths(trigram: NgramModel) -> None:
     )
     for seed in range(12):
         log_probs = random_log_probs(seed, 7)
-        assert search(compact.fst, log_probs)[2] <= search(exact.fst, log_probs)[2] + 1e-3
+        assert best(compact, log_probs)[2] <= best(exact, log_probs)[2] + 1e-3
 
 
 def test_the_language_model_scale_multiplies_its_costs(trigram: NgramModel) -> None:
@@ -126,7 +135,7 @@ def test_the_language_model_scale_multiplies_its_costs(trigram: NgramModel) -> N
     log_probs = random_log_probs(3, 4)
     paths = best_of_all(trigram, log_probs)
     expected = min(cost - 0.5 * lm_cost(trigram, words) for words, cost in paths.items())
-    assert search(graph.fst, log_probs)[2] == pytest.approx(expected, abs=2e-3)
+    assert best(graph, log_probs)[2] == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_pronunciation_costs_its_probability(trigram: NgramModel) -> None:
@@ -135,7 +144,7 @@ def test_a_pronunciation_costs_its_probability(trigram: NgramModel) -> None:
         build_lm_graph(LEXICON, trigram, TOKENS, pronunciation_probs=probs, weight_step=1e-5) for probs in (None, rare)
     )
     says_c = np.log(np.array([[1e-5, 1e-5, 1e-5, 1 - 3e-5]], np.float32))
-    difference = search(weighted.fst, says_c)[2] - search(plain.fst, says_c)[2]
+    difference = best(weighted, says_c)[2] - best(plain, says_c)[2]
     assert difference == pytest.approx(-math.log(0.01), abs=2e-3)
 
 
@@ -253,14 +262,14 @@ def test_a_loaded_graph_decodes_as_the_built_one(trigram: NgramModel, saved: Pat
     assert dict(loaded.spellings) == dict(built.spellings)
     for seed in range(5):
         log_probs = random_log_probs(seed, 9)
-        assert search(loaded.fst, log_probs) == search(built.fst, log_probs)
+        assert best(loaded, log_probs) == best(built, log_probs)
 
 
 def test_a_word_cost_is_added_for_every_word(saved: Path) -> None:
     plain, dear = load_graph(saved), load_graph(saved, word_cost=0.25)
     log_probs = random_log_probs(1, 6)
-    _, words, cost = search(dear.fst, log_probs)
-    _, plain_words, plain_cost = search(plain.fst, log_probs)
+    _, words, cost = best(dear, log_probs)
+    _, plain_words, plain_cost = best(plain, log_probs)
     assert plain_words == words
     assert cost == pytest.approx(plain_cost + 0.25 * len(words), abs=1e-3)
 
@@ -321,7 +330,7 @@ def accepted(graph: Graph, words: str) -> bool:
     """Whether a path of the decoding graph puts out these words, by kaldifst's composition."""
     phones = [label for word in words for label in TOKENS.ids(GRAMMAR_LEXICON.pronunciations(word)[0])]
     frames = [1, *itertools.chain.from_iterable((phone + 1, 1) for phone in phones)]
-    said = kaldifst.StdVectorFst(kaldifst.compose(kaldifst.make_linear_acceptor(frames), graph.fst))
+    said = kaldifst.StdVectorFst(kaldifst.compose(kaldifst.make_linear_acceptor(frames), with_final_states(graph)))
     if said.start < 0:
         return False
     kaldifst.arcsort(said, "olabel")
