@@ -5,14 +5,12 @@ edge-asr train --encoder tcn --size small --manifest train.jsonl --dev dev.jsonl
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +21,12 @@ from torch.nn import functional as F
 
 from edge_asr.checkpoint import average_weights, load_checkpoint, save_checkpoint
 from edge_asr.crf import token_trigram
-from edge_asr.data import AugmentConfig, FeatureSet, prepare
+from edge_asr.data import FeatureSet, prepare
 from edge_asr.encoders import SIZES, build, config_of
-from edge_asr.errors import CheckpointError, TrainingError, UsageError
+from edge_asr.errors import CheckpointError, TrainingError
 from edge_asr.losses import dev_scores, to_batch, total_loss
 from edge_asr.tokens import Lexicon, TokenTable
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All that a run depends on; saved in each checkpoint. Shares (…_from, warm_up) are of the whole run."""
-
-    out: str
-    manifest: str
-    dev: str = ""
-    noise: str = ""
-    encoder: str = "tcn"
-    size: str = "small"
-    encoder_options: dict[str, Any] = field(default_factory=dict)
-    lexicon: str = ""  # a file of `word p1 p2 …` lines that go before CMUdict and the grapheme-to-phoneme model
-    tokens: str = "phones"  # or "characters"
-    passes: float = 20.0  # over the training data
-    batch_s: float = 240.0  # padded seconds of audio per step and process
-    muon_lr: float = 0.02
-    adam_lr: float = 1.5e-3
-    weight_decay: float = 0.05
-    warm_up: float = 0.02
-    crf_from: float = 0.15  # CTC alone before, CTC-CRF after
-    ctc_weight: float = 0.1  # of CTC beside CTC-CRF
-    aux_weight: float = 0.3  # of the intermediate CTC
-    ema: float = 0.998
-    best_of: int = 3  # so many of the best dev passes are averaged
-    precision: str = "auto"  # fp32, bf16, or the faster of the two on this machine
-    n_threads: int = 0  # 0: all cores
-    checkpoint_every_s: float = 120.0
-    seed: int = 1
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
+from edge_asr.train_config import TrainConfig, build_parser, config_from
 
 # --- the machine ---------------------------------------------------------------------------------------------------
 
@@ -190,6 +157,8 @@ class Trainer:
 
         options = {"n_tokens": len(self.tokens), **SIZES[config.size][config.encoder], **config.encoder_options}
         self.encoder = build(config.encoder, options).to(self.device)
+        if config.init:
+            self.start_from(load_checkpoint(config.init)["averaged"])
         self.encoder.layers[0].mean.copy_(torch.from_numpy(self.train_set.mean))
         self.encoder.layers[0].inverse_std.copy_(torch.from_numpy(1 / self.train_set.std))
         self.optimisers = make_optimisers(self.encoder, config)
@@ -238,6 +207,13 @@ class Trainer:
             "dev_log": self.dev_log,
             "torch_rng": torch.get_rng_state(),
         }
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Copy the weights whose names and shapes agree with this encoder's."""
+        own = self.encoder.state_dict()
+        shared = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
+        self.encoder.load_state_dict(shared, strict=False)
+        self.say(f"started from {len(shared)} of {len(own)} weights of {self.config.init}")
 
     def resume(self, saved: dict[str, Any]) -> None:
         if saved["encoder_config"] != config_of(self.encoder) or saved["tokens"] != self.tokens.symbols:
@@ -388,44 +364,6 @@ class Trainer:
             self.out / "final.pt",
             {**{k: v for k, v in self.checkpoint().items() if k not in ("optimisers", "weights")}, "averaged": chosen},
         )
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """One flag per field of TrainConfig; nested: `--augment.noise 0.5`, `--encoder-options '{"cell": "gru"}'`."""
-    parser = argparse.ArgumentParser("edge-asr train", description=__doc__)
-    for f in dataclasses.fields(TrainConfig):
-        flag = "--" + f.name.replace("_", "-")
-        if f.name == "augment":
-            for a in dataclasses.fields(AugmentConfig):
-                n = len(a.default) if isinstance(a.default, tuple) else None
-                parser.add_argument(
-                    f"--augment.{a.name}", type=type(a.default[0] if n else a.default), nargs=n, default=a.default
-                )
-        elif f.name == "encoder_options":
-            parser.add_argument(flag, type=json.loads, default={}, metavar="JSON")
-        elif f.default is dataclasses.MISSING:
-            parser.add_argument(flag, required=True)
-        else:
-            parser.add_argument(flag, type=type(f.default), default=f.default)
-    return parser
-
-
-def config_from(arguments: argparse.Namespace) -> TrainConfig:
-    values = vars(arguments)
-    augment = {
-        k.removeprefix("augment."): tuple(v) if isinstance(v, list) else v
-        for k, v in values.items()
-        if k.startswith("augment.")
-    }
-    config = TrainConfig(
-        **{k: v for k, v in values.items() if not k.startswith("augment.")}, augment=AugmentConfig(**augment)
-    )
-    if config.size not in SIZES or config.encoder not in SIZES[config.size]:
-        raise UsageError(
-            f"need an encoder of {', '.join(SIZES['small'])} and a size of {', '.join(SIZES)}, "
-            f"have {config.encoder!r}, {config.size!r}"
-        )
-    return config
 
 
 def main(argv: list[str] | None = None) -> int:

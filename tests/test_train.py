@@ -14,14 +14,14 @@ import onnx
 import pytest
 import torch
 
-from edge_asr import train
 from edge_asr.checkpoint import average_weights, load_checkpoint
 from edge_asr.data import AugmentConfig, prepare
 from edge_asr.encoders import ENCODERS
 from edge_asr.errors import CheckpointError, EdgeAsrError, UsageError
 from edge_asr.export import export, linear_nodes, stream_all
 from edge_asr.runtime import EncoderSession
-from edge_asr.train import TrainConfig, Trainer, choose_precision, learning_rate_factor
+from edge_asr.train import Trainer, choose_precision, learning_rate_factor
+from edge_asr.train_config import TrainConfig, build_parser, config_from
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "manifest.jsonl"
 LITTLE = {
@@ -90,7 +90,8 @@ def test_the_loss_falls(tmp_path, cache, encoder):
     )
     trainer.run()
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["dev_crf"] < log[0]["dev_crf"] - 0.5
+    assert log[3]["dev_ctc"] < 0.85 * log[0]["dev_ctc"]  # the passes with CTC
+    assert log[7]["dev_crf"] < log[4]["dev_crf"] - 0.2  # those with CTC-CRF
     assert "crf" in log[-1]
     assert "crf" not in log[0]
 
@@ -102,8 +103,9 @@ def test_two_processes_train_one_model(tmp_path, cache):
         "torch.distributed.run",
         "--nproc-per-node",
         "2",
-        "--master-port",
-        "0",
+        "--standalone",
+        "--local-addr",
+        "127.0.0.1",
         "-m",
         "edge_asr.train",
         "--out",
@@ -165,6 +167,15 @@ def test_a_statically_quantised_model_streams_as_it_runs_offline(tmp_path, cache
         assert (stream_all(session, frames, chunk_frames).argmax(1) == whole.argmax(1)).mean() > 0.97
 
 
+def test_a_run_may_start_from_the_weights_of_another(tmp_path, cache):
+    Trainer(config_for(tmp_path / "tcn", cache, passes=1)).run()
+    given = load_checkpoint(tmp_path / "tcn" / "final.pt")["averaged"]
+    started = Trainer(config_for(tmp_path / "next", cache, "attention", init=str(tmp_path / "tcn" / "final.pt")))
+    weights = started.encoder.state_dict()
+    assert torch.equal(weights["layers.1.project.weight"], given["layers.1.project.weight"])
+    assert "layers.3.qkv.weight" in weights  # what the other run did not have starts afresh
+
+
 def test_characters_are_selectable(tmp_path, cache):
     trainer = Trainer(config_for(tmp_path, cache, tokens="characters", passes=1))
     assert len(trainer.tokens) == 29
@@ -216,13 +227,13 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, cache):
 
 
 def test_an_unknown_encoder_is_refused_with_the_known_ones():
-    arguments = train.build_parser().parse_args(["--out", "x", "--manifest", "y", "--encoder", "rwkv"])
+    arguments = build_parser().parse_args(["--out", "x", "--manifest", "y", "--encoder", "rwkv"])
     with pytest.raises(UsageError, match="lstm, tcn, attention"):
-        train.config_from(arguments)
+        config_from(arguments)
 
 
 def test_flags_reach_every_field_of_the_configuration():
-    arguments = train.build_parser().parse_args(
+    arguments = build_parser().parse_args(
         [
             "--out",
             "x",
@@ -239,7 +250,7 @@ def test_flags_reach_every_field_of_the_configuration():
             '{"cell": "gru"}',
         ]
     )
-    config = train.config_from(arguments)
+    config = config_from(arguments)
     assert (config.passes, config.augment.noise, config.augment.snr_db, config.encoder_options) == (
         7,
         0.9,
