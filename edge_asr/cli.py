@@ -1,4 +1,4 @@
-"""edge-asr: transcribe | evaluate | models | g2p | graph | train | export.
+"""edge-asr: transcribe | listen | devices | evaluate | models | g2p | graph | train | export.
 
 stdout is the transcript (or the report), stderr is status. Exit codes are those of edge_asr.errors; a file that fails
 is reported and the rest are still transcribed.
@@ -33,7 +33,9 @@ RECOGNIZER_OPTIONS = (
     "word_cost", "blank_skip", "n_threads",
 )  # fmt: skip
 
-COMMAND_MODULES = {  # commands that read their own arguments: their module and what they do
+COMMAND_MODULES = {  # commands that read their own arguments: their module (or module:function) and what they do
+    "listen": ("edge_asr.listen", "live transcription of a microphone"),
+    "devices": ("edge_asr.listen:devices_main", "list the microphones"),
     "graph": ("edge_asr.graph_command", "lexicon and ARPA, text or a grammar → a decoding graph"),
     "train": ("edge_asr.train", "train an encoder"),
     "export": ("edge_asr.export", "a checkpoint → ONNX fp32 and int8, verified"),
@@ -70,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--output-dir", type=Path, help="write FILE's text to a file here instead of stdout")
     transcribe.add_argument("--with-names", action="store_true", help="txt: put the file's name before its text")
     transcribe.add_argument("--quiet", action="store_true", help="no progress and figures on stderr, only errors")
-    _add_recognizer_options(transcribe, None, "as large as the model takes, up to 2560")
+    add_recognizer_options(transcribe, None, "as large as the model takes, up to 2560")
     transcribe.set_defaults(run=_transcribe)
 
     evaluate = commands.add_parser("evaluate", help="word error rate, real-time factor and latency on a manifest")
@@ -79,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--workers", type=int, default=1, help="processes; latencies are truest with 1")
     evaluate.add_argument("--hypotheses", type=Path, help="write what was recognised to this JSON-lines file")
     evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
-    _add_recognizer_options(evaluate, 320, "320")
+    add_recognizer_options(evaluate, 320, "320")
     evaluate.set_defaults(run=_evaluate)
 
     models = commands.add_parser("models", help="list the installed models")
@@ -94,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int | None, said: str) -> None:
+def add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int | None, said: str) -> None:
     """Flags named as the keyword arguments of Recognizer."""
     parser.add_argument("--model", default=None, help="name of an installed model or path of a model folder")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
@@ -111,7 +113,7 @@ def _add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int | Non
     parser.add_argument("--n-threads", type=int, default=1, help="of the encoder (default 1)")
 
 
-def _recognizer_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def recognizer_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said on the command line; the rest is left to the defaults of Recognizer."""
     said = {name: value for name in RECOGNIZER_OPTIONS if (value := getattr(arguments, name)) is not None}
     return {"chunk_ms": arguments.chunk_ms, **said}
@@ -140,7 +142,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from edge_asr.recognizer import Recognizer
 
     began = time.perf_counter()
-    recognizer = Recognizer(**_recognizer_options(arguments))
+    recognizer = Recognizer(**recognizer_options(arguments))
     load_s = time.perf_counter() - began
     failures, audio_s, compute_s = Failures(), 0.0, 0.0
     for name in arguments.files:
@@ -210,7 +212,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from edge_asr.evaluate import evaluate, save_hypotheses, table
 
     figures, results = evaluate(
-        arguments.manifest, _recognizer_options(arguments), arguments.limit, arguments.workers
+        arguments.manifest, recognizer_options(arguments), arguments.limit, arguments.workers
     )
     if arguments.hypotheses is not None:
         save_hypotheses(arguments.hypotheses, results)
@@ -250,6 +252,7 @@ def _g2p(arguments: argparse.Namespace) -> int:
 
 def _run_module(module: str, argv: list[str]) -> int:
     """`main(argv)` of a module; what it needs may not be installed on a device."""
+    module, _, function = module.partition(":")
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -258,7 +261,7 @@ def _run_module(module: str, argv: list[str]) -> int:
         raise DependencyError(
             f"this command needs the package {error.name}, which is not installed: pip install 'edge-asr[train]'"
         ) from error
-    return loaded.main(argv) or 0
+    return getattr(loaded, function or "main")(argv) or 0
 
 
 def _say(message: str) -> None:
