@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edge_asr.errors import EdgeAsrError, OutputError, UsageError
+from edge_asr.errors import EdgeAsrError, UsageError
 from firmware_sim.device import Device, device_names, load_device
 from firmware_sim.model import Model, load_model
 from firmware_sim.results import as_dict
@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_options(compare)
     add_setup_options(compare)
     compare.add_argument("--json", action="store_true")
+    compare.add_argument("--report", type=Path, metavar="OUT.html", help="write a page with one roofline per device")
 
     calibrate = commands.add_parser("calibrate", help="fit the host profile to onnxruntime on this machine")
     calibrate.set_defaults(command=calibrate_command)
@@ -194,6 +195,11 @@ def compare_command(options: argparse.Namespace) -> int:
     models = [pick_model(name, options, options.chunk_ms) for name in options.models]
     setup = setup_of(options)
     rows: list[Assessment] = [assess(model, device, setup) for device in devices for model in models]
+    if options.report:
+        from firmware_sim.report import write_comparison
+
+        write_comparison(options.report, rows)
+        print(f"firmware-sim: wrote {options.report}", file=sys.stderr)
     if options.json:
         keep = (
             "verdict",
@@ -288,14 +294,6 @@ def numbers(text: str, option: str) -> list[float]:
     if not found:
         raise UsageError(f"need at least one number for {option}, have none")
     return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Raises OutputError where the file cannot be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 if __name__ == "__main__":

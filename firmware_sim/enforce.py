@@ -47,6 +47,7 @@ class Enforced:
     audio_s: float
     cpu_quota: str
     text: str
+    same_runtime: bool  # the device runs onnxruntime too; otherwise the limit is right and the kernels are others
 
     @property
     def agrees(self) -> bool:
@@ -61,7 +62,7 @@ def enforce(a: Assessment, audio: Path, cpu_share: float | None = None) -> Enfor
         raise EnforcementError("need a model directory to enforce limits, have a single .onnx file; give its folder")
     if cpu_share is not None and not 0 < cpu_share <= 1:
         raise EnforcementError(f"need a CPU share above 0 and at most 1, have {cpu_share}")
-    reserve = sum(e.n_bytes for e in a.ram.entries if e.label in ("system reserve", "runtime heap"))
+    reserve = sum(entry.n_bytes for entry in a.ram.entries if entry.label == "system reserve")
     allowance = a.ram.budget_bytes - reserve
     predicted = a.ram.used_bytes - reserve
     job = {
@@ -87,6 +88,7 @@ def enforce(a: Assessment, audio: Path, cpu_share: float | None = None) -> Enfor
         audio_s=report.get("audio_s", 0.0),
         cpu_quota=described,
         text=report.get("text", ""),
+        same_runtime=a.target.name == "onnxruntime",
     )
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from firmware_sim.device import Device
+from firmware_sim.enforce import Enforced
 from firmware_sim.hearing import Heard
 from firmware_sim.latency import OpTime
 from firmware_sim.ledger import Ledger
@@ -21,7 +22,7 @@ BAR_WIDTH = 22
 GOOD, BAD = "green", "bold red"
 
 
-def show(console: Console, a: Assessment, heard: Heard | None = None) -> None:
+def show(console: Console, a: Assessment, heard: Heard | None = None, enforced: Enforced | None = None) -> None:
     """The verdict, the ledgers, where the time goes, the run, what breaks first, and what it all rests on."""
     console.print(Panel(headline(a), box=box.HEAVY, border_style=BAD if a.broken else GOOD))
     console.print(Columns([ledger_table(a.flash), ledger_table(a.ram)], padding=(0, 2)))
@@ -31,6 +32,8 @@ def show(console: Console, a: Assessment, heard: Heard | None = None) -> None:
         console.print(Text(a.device.notes, style="dim"))
     if heard is not None:
         console.print(heard_panel(heard))
+    if enforced is not None:
+        console.print(enforced_panel(enforced))
 
 
 def headline(a: Assessment) -> Group:
@@ -152,6 +155,47 @@ def heard_panel(heard: Heard) -> Panel:
         ),
     )
     return Panel(body, title="what the device heard", title_align="left", box=box.ROUNDED)
+
+
+def enforced_panel(e: Enforced) -> Panel:
+    """What happened on the host beside what was predicted for the device; host memory is named as such."""
+    predicted = "fits" if e.predicted_to_fit else "does not fit"
+    body = Group(
+        Text(
+            f"predicted for the device: {size(e.predicted_bytes)} of {size(e.allowance_bytes)} for speech: {predicted}"
+        ),
+        Text(f"here, with that much data above the bare process: {e.outcome}", enforced_style(e)),
+        Text(
+            f"host process (not device RAM): {size(e.host_baseline_bytes)} before the model, "
+            f"grew by {size(e.host_grown_bytes)}, peak RSS {size(e.host_peak_rss_bytes)}",
+            "dim",
+        ),
+        Text(
+            ("" if e.same_runtime else "the device's runtime is another than the host's, so memory may differ; ")
+            + f"CPU {e.cpu_s:.2f} s and {e.wall_s:.2f} s by the clock, start included, for {e.audio_s:.1f} s of audio; "
+            f"CPU quota: {e.cpu_quota}",
+            "dim",
+        ),
+    )
+    return Panel(body, title="enforced on this machine", title_align="left", box=box.ROUNDED)
+
+
+def enforced_style(e: Enforced) -> str:
+    """Green or red where host and device run the same code, neutral where they do not."""
+    if not e.same_runtime:
+        return ""
+    return GOOD if e.agrees else BAD
+
+
+def figure_table(device: Device) -> Table:
+    """Every figure of a profile with its kind, band and source."""
+    table = Table(title=device.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("figure", "value", "band", "kind", "source"):
+        table.add_column(name, justify="right" if name in ("value", "band") else "left", no_wrap=name != "source")
+    for key, f in device.figures.items():
+        band = f"{f.low:g} … {f.high:g}" if f.high > f.low else ""
+        table.add_row(key, f"{f.value:g}", band, Text(f.kind, "yellow" if f.kind == "assumed" else ""), f.source)
+    return table
 
 
 def device_table(devices: Sequence[Device]) -> Table:

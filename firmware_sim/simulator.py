@@ -30,6 +30,7 @@ HYSTERESIS_C = 3.0
 SLEEP_AFTER_S = 0.001  # idle longer than this: the core sleeps
 CLUSTER_SLEEP_AFTER_S = 0.010  # idle longer than this: the whole cluster does
 QUIET_COST = 0.6  # a background job takes from this share of its cost_ms to all of it
+SAME_TIME_S = 1e-9  # a job that ends as another is released has ended
 DRAIN_PERIODS = 50  # how long a stream may take to empty the ring after the last sample
 
 
@@ -151,7 +152,7 @@ class Core:
     """Event loop over one core; `Simulation` keeps ring, heat and bookkeeping."""
 
     def __init__(self, device: Device, load: ChunkLoad, scenario: Scenario) -> None:
-        check(scenario, load)
+        check(scenario, load, len(device.points))
         self.device, self.load, self.scenario = device, load, scenario
         self.rng = np.random.default_rng(scenario.seed)
         self.points: tuple[OperatingPoint, ...] = device.points
@@ -283,6 +284,8 @@ def simulate(device: Device, load: ChunkLoad, scenario: Scenario | None = None) 
                 core.take(t)
                 job[2], job[3] = t, math.ceil(core.read / BLOCK_SAMPLES) * BLOCK_S
             done = begin + job[0] * job[1][core.point]
+            if done <= event + SAME_TIME_S:
+                event = max(event, done)
             upto = min(done, event)
             if upto > begin:
                 job[0] -= (upto - begin) / job[1][core.point] if job[1][core.point] else job[0]
@@ -361,8 +364,10 @@ def summary(core: Core, t: float) -> Run:
     )
 
 
-def check(scenario: Scenario, load: ChunkLoad) -> None:
+def check(scenario: Scenario, load: ChunkLoad, n_points: int) -> None:
     """Refuse scenarios that cannot be: BudgetError."""
+    if len(load.durations) != n_points:
+        raise BudgetError(f"need one duration per operating point, {n_points} in all, have {len(load.durations)}")
     if not scenario.duration_s > 0 or (scenario.n_samples is not None and scenario.n_samples <= 0):
         raise BudgetError(f"need audio longer than 0 s, have {scenario.duration_s} s, {scenario.n_samples} samples")
     if scenario.deadline_s is not None and not scenario.deadline_s > 0:

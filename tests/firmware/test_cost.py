@@ -31,7 +31,7 @@ def costs(model, tmp_path, frames=None):
 
 
 def test_the_published_wakeword_report_is_reproduced_from_the_graph(tmp_path):
-    """ST Edge AI Core 1.0: 827,256 MACs (one per bias, 15 per softmax element), 49,412 B flash, 10,116 B activations."""
+    """ST counts one MAC per bias and 15 per softmax element: 827,256; 49,412 B flash, 10,116 B activations."""
     graph, ops = costs(wakeword(), tmp_path)
     per_node = [op.macs + op.bias_elements for op in ops[:-1]]
     published = [3_400, 143_488, 15_488, 393_344, 19_328, 245_888, 2_048, 4_128, 99]
@@ -159,7 +159,7 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_a_truncated_file_is_refused(tmp_path, share):
     content = save(tcn_encoder(), tmp_path / "m.onnx").read_bytes()
     (tmp_path / "m.onnx").write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(OnnxFileError, match="cut short|not an ONNX"):
+    with pytest.raises(OnnxFileError, match=r"cut short|not an ONNX"):
         load_graph(tmp_path / "m.onnx")
 
 
