@@ -205,7 +205,9 @@ class GraphDecoder:
         self._best: tuple[list[Span], list[int]] | None = None
 
     def _advance(self, scores: np.ndarray) -> None:
-        self._search.advance_decoding(DecodableCtc(scores, self._search.num_frames_decoded()))
+        decodable = DecodableCtc(scores, self._search.num_frames_decoded())
+        for _ in scores:  # a frame a call: the search holds Python's lock, which an audio callback may be waiting for
+            self._search.advance_decoding(decodable, 1)
 
     def _best_path(self) -> tuple[list[Span], list[int]]:
         """→ tokens and word ids."""
