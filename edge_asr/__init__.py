@@ -13,14 +13,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edge_asr.audio import SAMPLE_RATE, read_blocks
+    from edge_asr.capture import FilePlayer
     from edge_asr.decoder import Word
     from edge_asr.errors import EdgeAsrError
+    from edge_asr.live import LiveSession
+    from edge_asr.microphone import Microphone
     from edge_asr.recognizer import Recognizer, Segment, Stream, transcribe
 
 _HOME = {
     "EdgeAsrError": "errors",
     "SAMPLE_RATE": "audio",
     "read_blocks": "audio",
+    "FilePlayer": "capture",
+    "LiveSession": "live",
+    "Microphone": "microphone",
     "Recognizer": "recognizer",
     "Segment": "recognizer",
     "Stream": "recognizer",
@@ -28,7 +34,10 @@ _HOME = {
     "Word": "decoder",
 }
 
-__all__ = ["SAMPLE_RATE", "EdgeAsrError", "Recognizer", "Segment", "Stream", "Word", "read_blocks", "transcribe"]
+__all__ = [
+    "SAMPLE_RATE", "EdgeAsrError", "FilePlayer", "LiveSession", "Microphone", "Recognizer", "Segment", "Stream", "Word",
+    "read_blocks", "transcribe",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

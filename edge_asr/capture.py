@@ -78,11 +78,14 @@ class Capture:
 
     def wait(self, seconds: float) -> None:
         """Let time pass. Raises: MicrophoneError where the device is gone, or what else ended the capture."""
-        time.sleep(seconds)
+        self.pause(seconds)
 
     def reopen(self) -> None:
         """After the device went away: open it again, at position 0 of a new ring. Raises: MicrophoneError."""
         raise MicrophoneError(f"{self.name} ended and cannot be opened again")
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def now_s(self) -> float:
         return time.perf_counter()

@@ -24,6 +24,7 @@ from edge_asr.live import RECONNECT_S, Disconnected, Event, Figures, LiveSession
 from edge_asr.microphone import DRIVER_LATENCY_S, Microphone, list_devices
 from edge_asr.recognizer import DEFAULT_CHUNK_MS, Recognizer, Segment
 from edge_asr.recording import Recording
+from edge_asr.runtime import FRAME_SHIFT_MS
 from edge_asr.screen import Screen, can_draw
 
 MUTED_S = 5.0  # of nothing but zeros: real microphones are never that quiet
@@ -44,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     with ExitStack() as opened:
         recording = opened.enter_context(Recording(options.save_audio)) if options.save_audio else None
-        recognizer = Recognizer(endpoint=_endpoint_rules(options), **recognizer_options(options))
-        capture = opened.enter_context(_open_capture(options))
-        session = LiveSession(recognizer, capture, options.stable, options.reconnect_s, recording)
+        capture = opened.enter_context(_open_capture(options))  # first: it fails at once, a graph loads for seconds
         display = _display(options)
+        display.notice("loading the model …")
+        recognizer = Recognizer(endpoint=_endpoint_rules(options), **recognizer_options(options))
+        session = LiveSession(recognizer, capture, options.stable, options.reconnect_s, recording)
         opened.callback(display.close)
         opened.enter_context(_stop_on_signals(session))
         display.notice(_greeting(recognizer, capture))
@@ -124,11 +126,10 @@ def _open_capture(options: argparse.Namespace) -> Capture:
 
 
 def _greeting(recognizer: Recognizer, capture: Capture) -> str:
-    lookahead_ms = recognizer.session.info.lookahead_frames * 10
+    lookahead_ms = recognizer.session.info.lookahead_frames * FRAME_SHIFT_MS
     return (
-        f"listening to {capture.name} at {capture.rate_hz} Hz; {recognizer.name} {recognizer.precision}, "
-        f"{recognizer.decoder_kind} search, chunks of {recognizer.chunk_ms} ms and {lookahead_ms} ms of look-ahead; "
-        "Ctrl-C ends"
+        f"listening to {capture.name} at {capture.rate_hz} Hz with {recognizer.name} {recognizer.precision} "
+        f"({recognizer.decoder_kind} search, {recognizer.chunk_ms} + {lookahead_ms} ms); Ctrl-C ends"
     )
 
 
@@ -233,8 +234,12 @@ class JsonDisplay:
 
     def __init__(self, partials: bool) -> None:
         self._partials = partials
+        self._began = False
 
     def show(self, event: Event) -> None:
+        if not self._began:  # something was heard: a slow device may take seconds to wake up
+            self._began = True
+            self._print("listening")
         match event:
             case Segment(is_final=True):
                 words = [_rounded({"word": word.text, **asdict(word)}) for word in event.words]

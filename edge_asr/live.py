@@ -251,7 +251,7 @@ class LiveSession:
                 break
             except MicrophoneError as failure:
                 error = failure
-                time.sleep(min(RETRY_S, max(0.0, deadline_s - capture.now_s())))
+                capture.pause(min(RETRY_S, max(0.0, deadline_s - capture.now_s())))
         self._n_reconnects += 1
         self._n_dropped_before += n_dropped
         self._n_heard, self._heard_before_s = 0, heard_s

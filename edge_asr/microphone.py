@@ -5,9 +5,11 @@ sounddevice is imported when a microphone is asked for, so that the rest of the 
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -157,13 +159,13 @@ class Microphone(Capture):
         if self._stopped:
             return
         if self._stream.active:
-            time.sleep(min(self.latency_s, MAX_TAIL_S))
+            self.pause(min(self.latency_s, MAX_TAIL_S))
         self._stopped = True
         self._stream.close(ignore_errors=True)
         self._opened.discard(self)
 
     def wait(self, seconds: float) -> None:
-        time.sleep(seconds)
+        self.pause(seconds)
         if self._stopped:
             return
         silent_s = self.now_s() - max(self._started_s, self.last_arrival_s if self._n_blocks else 0.0)
@@ -190,15 +192,16 @@ class Microphone(Capture):
         refused: Exception | None = None
         for rate_hz, n_channels in _settings_to_try(self.device):
             try:
-                self._stream = sounddevice.InputStream(
-                    device=self.device.index,
-                    samplerate=rate_hz,
-                    channels=n_channels,
-                    dtype="float32",
-                    blocksize=rate_hz * BLOCK_MS // 1000,
-                    latency=self._driver_latency_s,
-                    callback=self._on_audio,
-                )
+                with _driver_muted():
+                    self._stream = sounddevice.InputStream(
+                        device=self.device.index,
+                        samplerate=rate_hz,
+                        channels=n_channels,
+                        dtype="float32",
+                        blocksize=rate_hz * BLOCK_MS // 1000,
+                        latency=self._driver_latency_s,
+                        callback=self._on_audio,
+                    )
             except sounddevice.PortAudioError as error:
                 if _code(error) not in (_NO_SUCH_RATE, _NO_SUCH_CHANNELS, _NO_SUCH_FORMAT):
                     raise _open_error(self.device, error) from error
@@ -241,6 +244,24 @@ def _sounddevice() -> ModuleType:
             f"a microphone needs the PortAudio library ({error}); {_remedy('no portaudio')}"
         ) from error
     return sounddevice
+
+
+@contextmanager
+def _driver_muted() -> Iterator[None]:
+    """ALSA and PortAudio print each refused setting to the process's stderr; what matters comes as an exception."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _rescan(sounddevice: ModuleType) -> None:

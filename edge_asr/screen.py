@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Screen:
     def notice(self, text: str, style: str = "warning") -> None:
         """A line of status above the live ones."""
         self._erase()
-        print(self._styled(style, text), file=self._live, flush=True)
+        for line in textwrap.wrap(text, shutil.get_terminal_size().columns - 1):
+            print(self._styled(style, line), file=self._live, flush=True)
         self._draw()
 
     def close(self) -> None:
