@@ -54,10 +54,9 @@ def load_encoder(checkpoint: dict[str, Any]) -> torch.nn.Module:
 def metadata_of(encoder: torch.nn.Module, checkpoint: dict[str, Any], name: str, tokens: TokenTable) -> dict[str, str]:
     """What the file says of itself; see DESIGN of the runtime (EncoderInfo) for the keys that are read."""
     config = checkpoint["config"]
-    training = {
-        k: config[k]
-        for k in ("passes", "batch_s", "muon_lr", "adam_lr", "crf_from", "ctc_weight", "aux_weight", "seed", "augment")
-    }
+    wanted = ("passes", "batch_s", "muon_lr", "adam_lr", "crf_from", "ctc_weight", "aux_weight", "seed", "augment")
+    training = {key: config[key] for key in wanted}
+    training["init"] = Path(config.get("init", "")).parent.name
     training |= {
         "hours_heard": round(checkpoint["heard_s"] / 3600, 1),
         "steps": checkpoint["step"],
