@@ -83,11 +83,13 @@ def calibrate(
     repeats: int = 15,
     progress: Callable[[str], None] = lambda line: None,
     timer: Timer | None = None,
+    small: Sequence[Network] | None = None,
 ) -> Calibration:
     """Measure, fit, and test on held-out networks and models (each in every precision it ships).
 
-    Raises CalibrationError where too little was measured, and the errors of `load_model`."""
-    small = networks()
+    `timer` and `small` replace the clock and the small networks in tests. Raises CalibrationError where too little was
+    measured, and the errors of `load_model`."""
+    small = networks() if small is None else small
     whole = [network for name in models for network in whole_networks(name)]
     progress(f"timing {len(small)} small networks and {len(whole)} models, {repeats} rounds")
     seconds = (timer or time_networks)([*small, *whole], repeats)

@@ -13,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from edge_asr.errors import EdgeAsrError, UsageError
 from firmware_sim.device import Device, device_names, load_device
 from firmware_sim.model import Model, load_model
@@ -120,7 +118,7 @@ def add_setup_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    from firmware_sim.screen import show
+    from firmware_sim.screen import make_console, show
 
     device, model = pick_device(options), pick_model(options.model, options, options.chunk_ms)
     if options.enforce and options.audio is None:
@@ -147,29 +145,30 @@ def run_command(options: argparse.Namespace) -> int:
         extra["enforced"] = None if enforced is None else vars(enforced)
         print(json.dumps(as_dict(a) | extra, indent=1))
     else:
-        show(Console(), a, heard, enforced)
+        show(make_console(), a, heard, enforced)
     return a.exit_code
 
 
 def devices_command(options: argparse.Namespace) -> int:
-    from firmware_sim.screen import device_table, figure_table
+    from firmware_sim.screen import device_table, figure_table, make_console
 
     if options.device:
         device = load_device(options.device)
         if options.json:
             print(json.dumps({key: vars(figure) for key, figure in device.figures.items()}, indent=1))
         else:
-            Console().print(figure_table(device))
+            make_console().print(figure_table(device))
         return 0
     devices = [load_device(name) for name in device_names()]
     if options.json:
         print(json.dumps([{"name": d.name, "title": d.title, "runtime": d.runtime} for d in devices], indent=1))
     else:
-        Console().print(device_table(devices))
+        make_console().print(device_table(devices))
     return 0
 
 
 def sweep_command(options: argparse.Namespace) -> int:
+    from firmware_sim.screen import make_console
     from firmware_sim.sweep import sweep, sweep_tables
 
     device = pick_device(options)
@@ -181,13 +180,14 @@ def sweep_command(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([vars(cell) for cell in cells], indent=1))
     else:
-        console = Console()
+        console = make_console()
         for table in sweep_tables(cells, device):
             console.print(table)
     return 0
 
 
 def compare_command(options: argparse.Namespace) -> int:
+    from firmware_sim.screen import make_console
     from firmware_sim.sweep import compare_table
 
     names = [n for n in options.devices.split(",") if n] or [n for n in device_names() if n != "host"]
@@ -215,12 +215,13 @@ def compare_command(options: argparse.Namespace) -> int:
         )
         print(json.dumps([{key: as_dict(a)[key] for key in keep} for a in rows], indent=1))
     else:
-        Console().print(compare_table(rows))
+        make_console().print(compare_table(rows))
     return 0
 
 
 def calibrate_command(options: argparse.Namespace) -> int:
     from firmware_sim.calibrate import calibrate, calibration_table, write_profile
+    from firmware_sim.screen import make_console
 
     if options.repeats < 1:
         raise UsageError(f"need at least one round of measurements, have --repeats {options.repeats}")
@@ -230,7 +231,7 @@ def calibrate_command(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result.as_dict(), indent=1))
     else:
-        Console().print(calibration_table(result))
+        make_console().print(calibration_table(result))
     return 0
 
 

@@ -19,7 +19,14 @@ from firmware_sim.ledger import Ledger
 from firmware_sim.verdict import Assessment, Breaking, first_to_break
 
 BAR_WIDTH = 22
+PIPE_WIDTH = 150
 GOOD, BAD = "green", "bold red"
+
+
+def make_console() -> Console:
+    """A terminal as wide as it is; a pipe gets full lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def show(console: Console, a: Assessment, heard: Heard | None = None, enforced: Enforced | None = None) -> None:
@@ -202,7 +209,8 @@ def device_table(devices: Sequence[Device]) -> Table:
     """All profiles, with how much of each is known."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("name", "device", "cores", "MHz", "int8 MAC/cycle", "RAM", "flash", "RAM GB/s", "figures assumed"):
-        table.add_column(name, justify="left" if name in ("name", "device") else "right")
+        text = name in ("name", "device")
+        table.add_column(name, justify="left" if text else "right", no_wrap=name == "name")
     for d in devices:
         kinds = [figure.kind for figure in d.figures.values()]
         table.add_row(

@@ -1,10 +1,13 @@
 """Small ONNX graphs with known costs, for the tests of this folder."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from edge_asr.tokens import TokenTable
 
 OPSET = 17
 FLOAT = TensorProto.FLOAT
@@ -172,6 +175,20 @@ def attention_encoder(dim: int = 96, past: int = 100, layers: int = 2) -> onnx.M
         b.node("Slice", [seen, i64(b, -past), i64(b, 2**31 - 1), i64(b, 1)], outputs=[f"next_{name}"])
     head(b, y, dim)
     return encoder(b, states, "attention")
+
+
+def model_directory(folder: Path, fp32: onnx.ModelProto, int8: onnx.ModelProto) -> Path:
+    """A model directory without a graph: the recogniser loads it and writes tokens of an untrained network."""
+    folder.mkdir()
+    tokens = TokenTable(["<blk>", *(f"P{i}" for i in range(1, 40))])
+    tokens.save(folder / "tokens.txt")
+    extra = {"tokens_sha256": tokens.sha256, "pad_features": json.dumps([0.0] * 80), "model_name": folder.name}
+    for model, name in ((fp32, "encoder.onnx"), (int8, "encoder.int8.onnx")):
+        entries = {e.key: e.value for e in model.metadata_props} | extra
+        helper.set_model_props(model, entries)
+        save(model, folder / name)
+    (folder / "config.json").write_text("{}")
+    return folder
 
 
 def i64(b: Builder, value: int) -> str:
