@@ -62,6 +62,44 @@ def measure(model: Path, speech: Path, workers: int) -> dict[str, Any]:
     return results
 
 
+CARD = """\
+# {name}
+
+Streaming phone CTC encoder for English ({encoder}: {shape}).
+
+- {parameters:.2f} M parameters; int8 {int8_mb:.2f} MB, fp32 (stored as fp16) {fp32_mb:.2f} MB
+- delay: {lookahead_ms} ms look-ahead beside the chunk (320 ms by default); any chunk that is a multiple of 40 ms gives
+  the same output
+- decoding graph `{graph}`, acoustic scale {acoustic_scale}, beam {beam}
+- int8: linear layers QDQ U8S8 per channel with static ranges, LSTM layers dynamic; left in fp32 on request: {fp32_nodes};
+  {changes} % of the greedy tokens differ from fp32's
+
+## Figures
+
+int8, streamed in chunks of 320 ms, except where the row says otherwise; `python benchmarks/measure_models.py`. The sets
+are small development subsets (4 readers of LibriSpeech dev-clean, 18 Mandarin-accented speakers of speechocean762, words
+of Speech Commands, Free Spoken Digits at 8 kHz), not the corpora's own test sets; search settings were tuned on them.
+
+| set | clips | WER % | sub / ins / del | whole clip right % |
+|---|---|---|---|---|
+{rows}
+## Training
+
+{hours_heard} hours heard ({passes:.1f} passes over 22.8 hours) in {steps} steps, {hours_of_training} hours on one CPU
+core shared with other work{started}; seed {seed}. {ctc_share:.0f} % of the run with CTC, then CTC-CRF with {ctc_weight} CTC
+beside it; intermediate CTC {aux_weight}; Muon {muon_lr} and AdamW {adam_lr}, linear decay to zero; averaged weights. {note}
+Augmentation at the end of the run: `{augment}`.
+
+## Data and licences
+
+{credits}
+## What it is bad at
+
+Strong accents, children, far or noisy microphones, names and words outside the vocabulary of its graph, single short words
+without a grammar. It knows English only, writes lower case without punctuation, and spells numbers out.
+"""
+
+
 def card(model: Path, results: dict[str, Any]) -> str:
     """The model card in Markdown, from the export's report, the training metadata and the measured figures."""
     import onnx
@@ -69,55 +107,32 @@ def card(model: Path, results: dict[str, Any]) -> str:
     config = read_config(model)
     metadata = {p.key: p.value for p in onnx.load(model / "encoder.int8.onnx").metadata_props}
     training, report = json.loads(metadata["training"]), config["export"]
-    shape = ", ".join(f"{k} {v}" for k, v in json.loads(metadata["config"]).items())
-    rows = "".join(
-        f"| {name} | {row['clips']} | {row['wer']:.1f} | {row['substitutions']} / {row['insertions']} / {row['deletions']} "
+    counts = ("substitutions", "insertions", "deletions")
+    rows = [
+        f"| {name} | {row['clips']} | {row['wer']:.1f} | {' / '.join(str(row[c]) for c in counts)} "
         f"| {row['exact_percent']:.1f} |\n"
         for name, row in results.items()
-    )
-    started = f", starting from {training['init']}" if training.get("init") else ""
-    lines = [
-        f"# {model.name}",
-        "",
-        f"Streaming phone CTC encoder for English ({metadata['encoder']}: {shape}).",
-        "",
-        f"- {report['parameters'] / 1e6:.2f} M parameters; int8 {report['int8_bytes'] / 1e6:.2f} MB, fp16-stored fp32 "
-        f"{report['fp32_bytes'] / 1e6:.2f} MB",
-        f"- delay: {int(metadata['lookahead_frames']) * 10} ms look-ahead beside the chunk (default 320 ms); any chunk that "
-        "is a multiple of 40 ms gives the same output",
-        f"- decoding graph: `{config['graph']}`, acoustic scale {config['decoder']['acoustic_scale']}, beam "
-        f"{config['decoder']['beam']}",
-        f"- int8: static QDQ U8S8 per channel; nodes kept in fp32 on request: {metadata.get('fp32_nodes', '[]')}; "
-        f"{report['int8_token_changes_percent']} % of greedy tokens differ from fp32",
-        "",
-        "## Figures",
-        "",
-        "int8, streamed in chunks of 320 ms, except where the row says otherwise. The sets are small development subsets "
-        "(4 readers of LibriSpeech dev-clean, 18 Mandarin-accented speakers of speechocean762, Speech Commands, Free "
-        "Spoken Digits at 8 kHz), not the corpora's own test sets. Decoding settings were tuned on them.",
-        "",
-        "| set | clips | WER % | sub / ins / del | whole clip right % |",
-        "|---|---|---|---|---|",
-        rows,
-        "## Training",
-        "",
-        f"{training['hours_heard']} hours heard ({training['hours_heard'] / 22.77:.1f} passes over 22.8 hours), "
-        f"{training['steps']} steps, {training['hours_of_training']} hours on one CPU core{started}; seed "
-        f"{training['seed']}. CTC for the first {100 * training['crf_from']:.0f} % of the run, then CTC-CRF with "
-        f"{training['ctc_weight']} CTC beside it; intermediate CTC {training['aux_weight']}; Muon {training['muon_lr']} and "
-        f"AdamW {training['adam_lr']}, linear decay to zero; averaged weights. Augmentation in the last part: "
-        f"`{json.dumps(training['augment'])}`.",
-        "",
-        "## Data and licences",
-        "",
-        CREDITS,
-        "## What it is bad at",
-        "",
-        "Strong accents, children, far or noisy microphones, names and words outside the vocabulary of its graph, single "
-        "short words without a grammar. It knows English only, writes lower case without punctuation, and spells numbers "
-        "out.",
     ]
-    return "\n".join(lines) + "\n"
+    return CARD.format(
+        name=model.name,
+        encoder=metadata["encoder"],
+        shape=", ".join(f"{k} {v}" for k, v in json.loads(metadata["config"]).items()),
+        parameters=report["parameters"] / 1e6,
+        int8_mb=report["int8_bytes"] / 1e6,
+        fp32_mb=report["fp32_bytes"] / 1e6,
+        lookahead_ms=10 * int(metadata["lookahead_frames"]),
+        graph=config["graph"],
+        **config["decoder"],
+        fp32_nodes=", ".join(json.loads(metadata.get("fp32_nodes", "[]"))) or "none",
+        changes=report["int8_token_changes_percent"],
+        rows="".join(rows),
+        passes=training["hours_heard"] / 22.77,
+        started=f", starting from the weights of {training['init']}" if training["init"] else "",
+        ctc_share=100 * training["crf_from"],
+        note=config.get("training_note", ""),
+        credits=CREDITS,
+        **{k: v for k, v in training.items() if k not in ("passes", "init", "crf_from", "batch_s")},
+    )
 
 
 def write_wer(model: Path, results: dict[str, Any]) -> None:

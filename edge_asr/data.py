@@ -86,56 +86,6 @@ def read_manifest(path: str | Path) -> list[Clip]:
     return clips
 
 
-def corpus_to_manifest(name: str, root: str | Path, manifest: str | Path, subset: str | None = None) -> int:
-    """Write a manifest for a corpus known to `torchaudio.datasets` and already on disk; returns the number of clips.
-
-    name: "LIBRISPEECH" (subset "train-clean-100" …) or "SPEECHCOMMANDS" (subset "training", "validation", "testing").
-    """
-    import soundfile
-    import torchaudio.datasets
-
-    loaders = {
-        "LIBRISPEECH": lambda: torchaudio.datasets.LIBRISPEECH(str(root), url=subset or "train-clean-100"),
-        "SPEECHCOMMANDS": lambda: torchaudio.datasets.SPEECHCOMMANDS(str(root), subset=subset or "training"),
-    }
-    if name.upper() not in loaders:
-        raise ManifestError(f"need one of {', '.join(loaders)}, have {name!r}; or write a JSON-lines manifest")
-    try:
-        corpus = loaders[name.upper()]()
-    except (RuntimeError, OSError) as problem:
-        raise ManifestError(
-            f"need {name} below {root}, have: {problem}; download and unpack it there first"
-        ) from problem
-    manifest = Path(manifest)
-    with manifest.open("w", encoding="utf-8") as out:
-        for index in range(len(corpus)):
-            row = corpus.get_metadata(index)  # (path below the archive, sample rate, text or label, speaker, …)
-            audio = next(
-                p
-                for p in (
-                    Path(corpus._archive) / row[0],
-                    Path(corpus._path) / row[0],
-                    Path(root) / row[0],
-                    Path(corpus._path).parent / row[0],
-                )
-                if p.is_file()
-            )
-            info = soundfile.info(str(audio))
-            out.write(
-                json.dumps(
-                    {
-                        "audio_filepath": str(audio.resolve()),
-                        "duration": round(info.duration, 3),
-                        "text": str(row[2]).lower(),
-                        "speaker": str(row[3]),
-                        "source": name.lower(),
-                    }
-                )
-                + "\n"
-            )
-    return len(corpus)
-
-
 # --- the cache ---------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from edge_asr.checkpoint import average_weights, load_checkpoint, save_checkpoint
+from edge_asr.corpora import resolve_manifest
 from edge_asr.crf import token_trigram
 from edge_asr.data import FeatureSet, prepare
 from edge_asr.encoders import SIZES, build, config_of
@@ -176,14 +178,15 @@ class Trainer:
 
             tqdm.write(text, file=sys.stderr)
 
-    def cached(self, manifest: str) -> Path:
-        """The feature cache of a manifest (or the folder of one prepared before), made where it is missing."""
-        path = Path(manifest)
-        if (path / "clips.jsonl").is_file():
-            return path
-        cache = self.out.parent / "cache" / path.stem
+    def cached(self, given: str) -> Path:
+        """The feature cache of a manifest, a corpus (NAME:ROOT:SUBSET) or one prepared before; made where missing."""
+        if (Path(given) / "clips.jsonl").is_file():
+            return Path(given)
+        folder = self.out.parent / "cache"
+        cache = folder / "-".join(re.findall(r"[\w.]+", Path(given).stem))
         if self.rank == 0 and not (cache / "clips.jsonl").is_file():
-            prepare(path, cache, self.config.noise or None, n_workers=os.cpu_count() or 1, seed=self.config.seed)
+            manifest = resolve_manifest(given, folder)
+            prepare(manifest, cache, self.config.noise or None, n_workers=os.cpu_count() or 1, seed=self.config.seed)
         if self.n_ranks > 1:
             distributed.barrier()
         return cache
