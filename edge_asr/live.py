@@ -288,12 +288,15 @@ class LiveSession:
             began = time.perf_counter()
             self._n_chunks += stream.needs_encoding
             recognizer.decode(stream)
-            segment = recognizer.result(stream)
-            if segment.is_final:
+            is_chunk_done = not stream.is_ready or stream.needs_encoding  # a search step may be a part of a chunk
+            is_final = stream.is_over or recognizer.is_endpoint(stream)
+            segment = recognizer.result(stream) if is_final or is_chunk_done else None
+            if is_final:
                 recognizer.reset(stream)
             self._count_compute(time.perf_counter() - began)
-            yield from self._show(segment)
-            if not stream.is_ready or stream.needs_encoding:
+            if segment is not None:
+                yield from self._show(segment)
+            if is_chunk_done:
                 self._count_latency()
 
     def _show(self, segment: Segment) -> Iterator[Segment]:
@@ -328,10 +331,15 @@ class LiveSession:
         return self._stream_begin + self._n_chunks * self.recognizer.chunk_ms * self.capture.rate_hz // 1000
 
     def _pause_s(self) -> float:
-        """Until the next chunk may be complete, or the level wants to be shown."""
-        next_end = self._chunk_end + self.recognizer.chunk_ms * self.capture.rate_hz // 1000
-        missing_s = (next_end - self._position) / self.capture.rate_hz + FEATURE_TAIL_SAMPLES / SAMPLE_RATE
-        return min(max(missing_s, MIN_PAUSE_S), MAX_PAUSE_S)
+        """Until the next chunk may be complete, the level wants to be shown, or the ring is half way to being full."""
+        ring, rate_hz = self.capture.ring, self.capture.rate_hz
+        next_end = self._chunk_end + self.recognizer.chunk_ms * rate_hz // 1000
+        missing_s = (next_end - self._position) / rate_hz + FEATURE_TAIL_SAMPLES / SAMPLE_RATE
+        n_held = len(ring)
+        if n_held and n_held >= missing_s * rate_hz:
+            return 0.0
+        room_s = (ring.capacity_samples - n_held) / rate_hz
+        return min(max(missing_s, MIN_PAUSE_S), MAX_PAUSE_S, room_s / 2)
 
     def _count_latency(self) -> None:
         if self._chunk_end <= self._position:  # not the padded chunk at the end of a stream
