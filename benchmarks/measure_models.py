@@ -71,14 +71,14 @@ Streaming phone CTC encoder for English ({encoder}: {shape}).
 - delay: {lookahead_ms} ms look-ahead beside the chunk (320 ms by default); any chunk that is a multiple of 40 ms gives
   the same output
 - decoding graph `{graph}`, acoustic scale {acoustic_scale}, beam {beam}
-- int8: linear layers QDQ U8S8 per channel with static ranges, LSTM layers dynamic; left in fp32 on request: {fp32_nodes};
-  {changes} % of the greedy tokens differ from fp32's
+- int8: linear layers QDQ U8S8 per channel with static ranges, LSTM layers dynamic; left in fp32 on request:
+  {fp32_nodes}; {changes} % of the greedy tokens differ from fp32's
 
 ## Figures
 
 int8, streamed in chunks of 320 ms, except where the row says otherwise; `python benchmarks/measure_models.py`. The sets
-are small development subsets (4 readers of LibriSpeech dev-clean, 18 Mandarin-accented speakers of speechocean762, words
-of Speech Commands, Free Spoken Digits at 8 kHz), not the corpora's own test sets; search settings were tuned on them.
+are small development subsets (4 readers of LibriSpeech dev-clean, 18 Mandarin-accented speakers of speechocean762,
+words of Speech Commands, Free Spoken Digits at 8 kHz), not the corpora's own test sets; search settings were tuned on them.
 
 | set | clips | WER % | sub / ins / del | whole clip right % |
 |---|---|---|---|---|
@@ -86,8 +86,9 @@ of Speech Commands, Free Spoken Digits at 8 kHz), not the corpora's own test set
 ## Training
 
 {hours_heard} hours heard ({passes:.1f} passes over 22.8 hours) in {steps} steps, {hours_of_training} hours on one CPU
-core shared with other work{started}; seed {seed}. {ctc_share:.0f} % of the run with CTC, then CTC-CRF with {ctc_weight} CTC
-beside it; intermediate CTC {aux_weight}; Muon {muon_lr} and AdamW {adam_lr}, linear decay to zero; averaged weights. {note}
+core shared with other work{started}; seed {seed}. {ctc_share:.0f} % of the run with CTC, then CTC-CRF with
+{ctc_weight} CTC beside it; intermediate CTC {aux_weight}; Muon {muon_lr} and AdamW {adam_lr}, linear decay to zero;
+averaged weights. {note}
 Augmentation at the end of the run: `{augment}`.
 
 ## Data and licences
@@ -95,8 +96,8 @@ Augmentation at the end of the run: `{augment}`.
 {credits}
 ## What it is bad at
 
-Strong accents, children, far or noisy microphones, names and words outside the vocabulary of its graph, single short words
-without a grammar. It knows English only, writes lower case without punctuation, and spells numbers out.
+Strong accents, children, far or noisy microphones, names and words outside the vocabulary of its graph, single short
+words without a grammar. It knows English only, writes lower case without punctuation, and spells numbers out.
 """
 
 
