@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_asr.errors import EdgeAsrError, UsageError
+from edge_asr.model_files import installed_models
 from firmware_sim.device import Device, device_names, load_device
 from firmware_sim.model import Model, load_model
 from firmware_sim.results import as_dict
@@ -85,7 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     calibrate = commands.add_parser("calibrate", help="fit the host profile to onnxruntime on this machine")
     calibrate.set_defaults(command=calibrate_command)
-    calibrate.add_argument("models", nargs="*", help="models the fit must not see: the error is reported on them")
+    calibrate.add_argument(
+        "models",
+        nargs="*",
+        help="models that the fit does not see: the error is reported on them (default: all installed)",
+    )
     calibrate.add_argument("--out", type=Path, default=Path("host.toml"), help="profile to write (default: host.toml)")
     calibrate.add_argument("--repeats", type=int, default=15, help="interleaved rounds; the fastest of each counts")
     calibrate.add_argument("--json", action="store_true")
@@ -225,7 +230,8 @@ def calibrate_command(options: argparse.Namespace) -> int:
 
     if options.repeats < 1:
         raise UsageError(f"need at least one round of measurements, have --repeats {options.repeats}")
-    result = calibrate(options.models, options.repeats, progress=lambda line: print(line, file=sys.stderr))
+    models = options.models or [str(path) for path in installed_models().values()]
+    result = calibrate(models, options.repeats, progress=lambda line: print(line, file=sys.stderr))
     write_profile(options.out, result)
     print(f"firmware-sim: wrote {options.out}; use it with --device {options.out}", file=sys.stderr)
     if options.json:

@@ -143,7 +143,7 @@ def ram_ledger(
     )
     in_ram = device.weights_in == "ram"
     weights = int(sum(weight_storage(model.graph)) * copies.value) if in_ram else 0
-    graph_bytes, symbol_bytes = (model.search.graph_bytes, model.search.symbol_bytes) if in_ram else (0, 0)
+    graph_bytes, symbol_bytes = (model.search.loaded_bytes, model.search.symbol_bytes) if in_ram else (0, 0)
     entries = (
         Entry("system reserve", int(system.value), system.kind, system.source),
         Entry("runtime heap", int(heap.value), heap.kind, heap.source),
@@ -157,7 +157,7 @@ def ram_ledger(
         ),
         Entry("ring buffer", ring_samples(ring_s) * SAMPLE_BYTES, EXACT, f"{ring_s:g} s of float32"),
         Entry("front end", FRONTEND_RAM_BYTES, "assumed", "two frames, transform and mel buffers"),
-        Entry("decoding graph", graph_bytes, EXACT, "loaded whole"),
+        Entry("decoding graph", graph_bytes, EXACT, "unpacked for the search"),
         Entry("tokens and words", symbol_bytes, EXACT, "as text, a table takes more"),
         Entry("search tokens", model.search.token_bytes, "assumed", f"max_active {model.search.max_active}"),
     )

@@ -27,7 +27,9 @@ FRONTEND_TABLE_BYTES = 400 * 4 + 512 * 4 + 2 * 257 * 4
 FRONTEND_RAM_BYTES = 16 * 1024
 
 DEFAULT_MAX_ACTIVE = 7000  # Kaldi's
-ARCS_PER_TOKEN = 3.0  # assumed: arcs walked per active token and vector, epsilons included
+ARCS_PER_TOKEN = 3.0  # assumed where the graph does not say: arcs walked per active token and vector
+FST_STATE_BYTES = 20  # OpenFst's ConstFst: final weight, first arc, counts of arcs and epsilons
+FST_ARC_BYTES = 16  # labels, weight, next state
 TYPICAL_ACTIVE = (0.05, 0.25)  # assumed: quiet and usual share of max_active
 TOKEN_BYTES = 96  # a token, its hash entry and its part of the trace back
 TRACE_VECTORS = 8  # assumed: live traces per active token
@@ -37,9 +39,20 @@ TRACE_VECTORS = 8  # assumed: live traces per active token
 class Search:
     """The graph search: files it needs, and its limits."""
 
-    graph_bytes: int = 0
+    graph_bytes: int = 0  # stored
     symbol_bytes: int = 0
     max_active: int = 0
+    n_states: int = 0  # 0: unknown
+    n_arcs: int = 0
+
+    @property
+    def loaded_bytes(self) -> int:
+        """The graph unpacked for the search; as stored where its size in states and arcs is unknown."""
+        return self.n_states * FST_STATE_BYTES + self.n_arcs * FST_ARC_BYTES or self.graph_bytes
+
+    @property
+    def arcs_per_token(self) -> float:
+        return self.n_arcs / self.n_states if self.n_states else ARCS_PER_TOKEN
 
     @property
     def token_bytes(self) -> int:
@@ -170,7 +183,9 @@ def read_search(directory: Path | None, config: Mapping) -> Search:
         )
     settings = config.get("decoder", {})
     max_active = settings.get("max_active", DEFAULT_MAX_ACTIVE) if isinstance(settings, dict) else DEFAULT_MAX_ACTIVE
-    return Search(graph_bytes, symbols, int(max_active))
+    details = read_config(folder) if (folder / "config.json").is_file() else {}
+    n_states, n_arcs = (details.get(key, 0) for key in ("n_states", "n_arcs"))
+    return Search(graph_bytes, symbols, int(max_active), int(n_states), int(n_arcs))
 
 
 def frontend_cost(n_frames: int) -> OpCost:
@@ -191,7 +206,7 @@ def frontend_cost(n_frames: int) -> OpCost:
 def search_cost(n_vectors: int, search: Search) -> OpCost:
     """Token passing for a chunk: every arc costs cycles, and one line of the graph from RAM (its order is random)."""
     tokens = search.max_active * TYPICAL_ACTIVE[1]
-    arcs = int(n_vectors * tokens * ARCS_PER_TOKEN)
+    arcs = int(n_vectors * tokens * search.arcs_per_token)
     spread = (TYPICAL_ACTIVE[0] / TYPICAL_ACTIVE[1], 1 / TYPICAL_ACTIVE[1]) if arcs else (1.0, 1.0)
     return OpCost(
         name="search",

@@ -63,12 +63,12 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Job:
-    """One chunk job, seconds since the start."""
+    """One chunk job, seconds since the start; `release_s` is when its last sample was captured."""
 
     release_s: float
     start_s: float
     finish_s: float
-    lateness_s: float  # finish − deadline; above zero is late
+    lateness_s: float  # finish − deadline, above zero is late; a last, ragged chunk is due when a whole one would be
 
 
 @dataclass
@@ -148,8 +148,19 @@ def response_time(tasks: Sequence[Task], cost_s: float, blocking_s: float = 0.0,
     return None
 
 
+@dataclass
+class Work:
+    """A released job: what is left of it (1 … 0) and its whole duration at each operating point."""
+
+    left: float
+    durations: list[float]
+    release_s: float
+    due_s: float = 0.0  # when the chunk would be full; the deadline counts from here
+    start_s: float | None = None
+
+
 class Core:
-    """Event loop over one core; `Simulation` keeps ring, heat and bookkeeping."""
+    """One core with its tasks, the ring, the governor and the heat; `run` is the event loop."""
 
     def __init__(self, device: Device, load: ChunkLoad, scenario: Scenario) -> None:
         check(scenario, load, len(device.points))
@@ -157,19 +168,106 @@ class Core:
         self.rng = np.random.default_rng(scenario.seed)
         self.points: tuple[OperatingPoint, ...] = device.points
         self.tasks = background_tasks(device, scenario.background_load)
-        self.rank = sum(task.priority < RECOGNISER_PRIORITY for task in self.tasks)  # of the recogniser
         self.total_samples = (
             round(scenario.duration_s / BLOCK_S) * BLOCK_SAMPLES if scenario.n_samples is None else scenario.n_samples
         )
+        self.end_s = self.total_samples / BLOCK_SAMPLES * BLOCK_S
+        self.deadline_s = load.period_s if scenario.deadline_s is None else scenario.deadline_s
         self.capacity = round(scenario.ring_s * BLOCK_SAMPLES / BLOCK_S)
         self.read = self.consumed = self.dropped = 0
         self.gaps: list[tuple[int, int]] = []
         self.jobs: list[Job] = []
+        self.t = self.idle_since = self.awake_at = self.last_tick = 0.0
+        self.next_tick = GOVERNOR_S
         self.busy_s = self.energy_j = self.window_j = self.window_busy_s = 0.0
         self.temperature_c = device["thermal.ambient_c"] + device["thermal.resistance_c_per_w"] * device["power.idle_w"]
         self.peak_c, self.throttled_at = self.temperature_c, None
         self.cap = self.point = len(self.points) - 1
         self.timeline = Timeline()
+        # Ready jobs by rank: the recogniser sits between the tasks above and below it.
+        self.rank = sum(task.priority < RECOGNISER_PRIORITY for task in self.tasks)
+        self.ready: list[deque[Work]] = [deque() for _ in range(len(self.tasks) + 1)]
+        phase = (lambda task: 0.0) if scenario.pessimistic else (lambda task: self.rng.uniform(0, task.period_ms / 1e3))
+        self.releases = [(phase(task), i) for i, task in enumerate(self.tasks)]
+        self.phases = {i: at for at, i in self.releases}
+        self.n_released = [0] * len(self.tasks)
+        heapq.heapify(self.releases)
+        self.chunk_ready_s, self.chunk_waiting = self.ready_at(), False
+
+    def run(self) -> None:
+        """Events until the audio is worked off, or nothing moves long after its end."""
+        stop_s = self.end_s + DRAIN_PERIODS * self.load.period_s
+        while self.t <= stop_s:
+            event = self.next_event()
+            running = next((k for k, jobs in enumerate(self.ready) if jobs), None)
+            if running is None:
+                self.spend(event - self.t, False)
+                self.t = event
+            elif self.work(running, event):
+                continue  # it ended before the event
+            if self.chunk_ready_s is None and not self.chunk_waiting and self.t >= self.end_s:
+                break
+            self.release()
+            if self.next_tick <= self.t:
+                self.tick(self.t, self.t - self.last_tick)
+                self.last_tick, self.next_tick = self.t, self.next_tick + GOVERNOR_S
+
+    def next_event(self) -> float:
+        """The next release, chunk or governor tick; a chunk that waited in the ring is ready in the past."""
+        event = min(self.releases[0][0] if self.releases else math.inf, self.next_tick)
+        if self.chunk_ready_s is not None and not self.chunk_waiting:
+            event = max(min(event, self.chunk_ready_s), self.t)
+        return event
+
+    def work(self, rank: int, event: float) -> bool:
+        """Let the first job of a rank run until it ends or the event comes; True if it ended before."""
+        job = self.ready[rank][0]
+        if self.awake_at > self.t:  # waking up costs time and does nothing
+            upto = min(self.awake_at, event)
+            self.spend(upto - self.t, True)
+            self.t = upto
+            return upto < event
+        if rank == self.rank and job.start_s is None:
+            self.take(job)
+        duration = job.durations[self.point]
+        done = self.t + job.left * duration
+        if done <= event + SAME_TIME_S:
+            event = max(event, done)
+        upto = min(done, event)
+        if duration > 0:
+            job.left -= (upto - self.t) / duration
+        if rank == self.rank:
+            self.busy_s += upto - self.t
+        self.spend(upto - self.t, True)
+        self.t = upto
+        if upto < done:
+            return False
+        self.finish(rank)
+        return done < event
+
+    def finish(self, rank: int) -> None:
+        """Take a job off; the recogniser looks at once for its next chunk."""
+        job = self.ready[rank].popleft()
+        if rank == self.rank:
+            self.jobs.append(Job(job.release_s, job.start_s, self.t, self.t - job.due_s - self.deadline_s))
+            self.chunk_ready_s, self.chunk_waiting = self.ready_at(), False
+        if not any(self.ready):
+            self.idle_since = self.t
+
+    def release(self) -> None:
+        """Put everything on the queue that is due; a sleeping core has to wake up first."""
+        was_idle = not any(self.ready)
+        while self.releases and self.releases[0][0] <= self.t:
+            at, i = heapq.heappop(self.releases)
+            task = self.tasks[i]
+            self.ready[i if i < self.rank else i + 1].append(Work(1.0, self.task_durations(task), at))
+            self.n_released[i] += 1
+            heapq.heappush(self.releases, (self.phases[i] + self.n_released[i] * task.period_ms / 1e3, i))
+        if self.chunk_ready_s is not None and not self.chunk_waiting and self.chunk_ready_s <= self.t:
+            self.ready[self.rank].append(Work(1.0, self.chunk_durations(), self.chunk_ready_s))
+            self.chunk_waiting = True
+        if was_idle and any(self.ready) and self.scenario.wake_up:
+            self.awake_at = self.t + wake_latency(self.device, self.t - self.idle_since)
 
     def written(self, t: float) -> int:
         """Samples captured until t."""
@@ -182,16 +280,18 @@ class Core:
             return None
         return math.ceil(end / BLOCK_SAMPLES) * BLOCK_S
 
-    def take(self, t: float) -> None:
+    def take(self, job: Work) -> None:
         """Read a chunk from the ring: what was overwritten in the meantime is lost."""
-        lost = max(self.written(t) - self.capacity - self.read, 0)
+        lost = max(self.written(self.t) - self.capacity - self.read, 0)
         if lost:
             self.gaps.append((self.read, lost))
             self.dropped += lost
             self.read += lost
-        n = min(self.load.chunk_samples, self.written(t) - self.read)
+        n = min(self.load.chunk_samples, self.written(self.t) - self.read)
+        job.due_s = math.ceil((self.read + self.load.chunk_samples) / BLOCK_SAMPLES) * BLOCK_S
         self.consumed += n
         self.read += n
+        job.start_s, job.release_s = self.t, math.ceil(self.read / BLOCK_SAMPLES) * BLOCK_S
 
     def chunk_durations(self) -> list[float]:
         """Seconds of this job at each operating point; drawn between best and worst unless pessimistic."""
@@ -250,80 +350,9 @@ class Core:
 
 def simulate(device: Device, load: ChunkLoad, scenario: Scenario | None = None) -> Run:
     """Run a scenario. Raises BudgetError for impossible settings."""
-    scenario = scenario or Scenario()
-    core = Core(device, load, scenario)
-    n_tasks = len(core.tasks)
-    rank, end_s = core.rank, core.total_samples / BLOCK_SAMPLES * BLOCK_S
-    stop_s = end_s + DRAIN_PERIODS * load.period_s
-    releases: list[tuple[float, int]] = []
-    for i, task in enumerate(core.tasks):
-        phase = 0.0 if scenario.pessimistic else core.rng.uniform(0, task.period_ms / 1e3)
-        heapq.heappush(releases, (phase, i))
-    released = [0] * n_tasks
-    phases = {i: at for at, i in releases}
-    # Ready jobs by rank: the recogniser sits between the tasks above and below it.
-    ready: list[deque] = [deque() for _ in range(n_tasks + 1)]
-    slot = [i if i < rank else i + 1 for i in range(n_tasks)]
-    ready_at, waiting = core.ready_at(), False
-    t = last_tick = idle_since = 0.0
-    awake_at = 0.0
-    next_tick = GOVERNOR_S
-    while True:
-        running = next((k for k in range(n_tasks + 1) if ready[k]), -1)
-        event = min(releases[0][0] if releases else math.inf, next_tick)
-        if ready_at is not None and not waiting:
-            event = max(min(event, ready_at), t)  # a chunk that waited in the ring is ready in the past
-        if running >= 0:
-            job = ready[running][0]
-            begin = max(t, awake_at)
-            if running == rank and job[2] is None and begin <= event:
-                if begin > t:
-                    core.spend(begin - t, True)
-                    t = begin
-                    continue
-                core.take(t)
-                job[2], job[3] = t, math.ceil(core.read / BLOCK_SAMPLES) * BLOCK_S
-            done = begin + job[0] * job[1][core.point]
-            if done <= event + SAME_TIME_S:
-                event = max(event, done)
-            upto = min(done, event)
-            if upto > begin:
-                job[0] -= (upto - begin) / job[1][core.point] if job[1][core.point] else job[0]
-                if running == rank:
-                    core.busy_s += upto - begin
-            core.spend(upto - t, True)
-            t = upto
-            if done <= event:
-                ready[running].popleft()
-                if running == rank:
-                    release = job[3]
-                    core.jobs.append(Job(release, job[2], t, t - release - deadline_of(scenario, load)))
-                    waiting, ready_at = False, core.ready_at()
-                if not any(ready):
-                    idle_since = t
-                if done < event:
-                    continue
-        else:
-            core.spend(event - t, False)
-            t = event
-        if (ready_at is None and not waiting and t >= end_s) or t > stop_s:
-            break
-        was_idle = not any(ready)
-        while releases and releases[0][0] <= t:
-            at, i = heapq.heappop(releases)
-            task = core.tasks[i]
-            ready[slot[i]].append([1.0, core.task_durations(task), at, at])
-            released[i] += 1
-            heapq.heappush(releases, (phases[i] + released[i] * task.period_ms / 1e3, i))
-        if ready_at is not None and not waiting and ready_at <= t:
-            ready[rank].append([1.0, core.chunk_durations(), None, ready_at])
-            waiting = True
-        if was_idle and any(ready) and scenario.wake_up:
-            awake_at = t + wake_latency(device, t - idle_since)
-        if next_tick <= t:
-            core.tick(t, t - last_tick)
-            last_tick, next_tick = t, next_tick + GOVERNOR_S
-    return summary(core, t)
+    core = Core(device, load, scenario or Scenario())
+    core.run()
+    return summary(core)
 
 
 def wake_latency(device: Device, idle_s: float) -> float:
@@ -333,20 +362,16 @@ def wake_latency(device: Device, idle_s: float) -> float:
     return device["cpu.sleep_exit_s"] if idle_s > SLEEP_AFTER_S else 0.0
 
 
-def deadline_of(scenario: Scenario, load: ChunkLoad) -> float:
-    return load.period_s if scenario.deadline_s is None else scenario.deadline_s
-
-
-def summary(core: Core, t: float) -> Run:
+def summary(core: Core) -> Run:
     """Close the books: what is still in the ring, and the temperature the mean power leads to."""
-    device = core.device
+    device, t = core.device, core.t
     captured = core.written(t)
     lost = max(captured - core.capacity - core.read, 0)
     if lost:
         core.gaps.append((core.read, lost))
     power = core.energy_j / t if t else device["power.idle_w"]
     return Run(
-        audio_s=core.total_samples / BLOCK_SAMPLES * BLOCK_S,
+        audio_s=core.end_s,
         captured=captured,
         consumed=core.consumed,
         dropped=core.dropped + lost,
@@ -360,7 +385,7 @@ def summary(core: Core, t: float) -> Run:
         peak_temperature_c=core.peak_c,
         steady_temperature_c=device["thermal.ambient_c"] + device["thermal.resistance_c_per_w"] * power,
         timeline=core.timeline,
-        deadline_s=deadline_of(core.scenario, core.load),
+        deadline_s=core.deadline_s,
     )
 
 
