@@ -78,7 +78,7 @@ Streaming phone CTC encoder for English ({encoder}: {shape}).
 
 int8, streamed in chunks of 320 ms, except where the row says otherwise; `python benchmarks/measure_models.py`. The sets
 are small development subsets (4 readers of LibriSpeech dev-clean, 18 Mandarin-accented speakers of speechocean762,
-words of Speech Commands, Free Spoken Digits at 8 kHz), not the corpora's own test sets; search settings were tuned here.
+words of Speech Commands, Free Spoken Digits at 8 kHz), not the corpora's own test sets; searches were tuned here.
 
 | set | clips | WER % | sub / ins / del | whole clip right % |
 |---|---|---|---|---|
