@@ -2,6 +2,8 @@
 
     edge-asr export runs/tcn-small/final.pt models/tcn-small --calibration train.jsonl --graph ../graphs/general
 
+`--target sherpa-onnx MODEL OUT` turns an exported model into one for sherpa-onnx instead (sherpa_export.py).
+
 The weights are rounded to fp16 first and stored so (a Cast to fp32 follows each; the runtime folds it at load), so that
 torch and encoder.onnx compute the same and the file is half the size. int8: matrix products of linear layers as QDQ
 U8S8, per channel, static ranges from calibration audio; LSTM as DynamicQuantizeLSTM (onnxruntime has no other).
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ import torch
 from onnx import numpy_helper
 from onnxruntime import quantization
 
-from edge_asr import features
+from edge_asr import features, sherpa_export
 from edge_asr.audio import load_audio
 from edge_asr.checkpoint import load_checkpoint
 from edge_asr.data import read_manifest
@@ -337,6 +340,9 @@ def export(
 
 def main(argv: list[str] | None = None) -> int:
     """Entry of `edge-asr export`; prints the report as JSON."""
+    argv = sys.argv[1:] if argv is None else argv
+    if sherpa_export.is_asked_for(argv):
+        return sherpa_export.main(argv)
     parser = argparse.ArgumentParser(
         "edge-asr export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
