@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_asr.decoder import DEFAULT_ACOUSTIC_SCALE, DEFAULT_BEAM, DEFAULT_MAX_ACTIVE
 from edge_asr.errors import EdgeAsrError, ExportError, UsageError
 from edge_asr.features import N_MEL
-from edge_asr.graph import load_graph
+from edge_asr.graph import load_graph, with_final_states
 from edge_asr.model_files import ModelFiles, Precision, check_graph
 from edge_asr.runtime import FRAME_SHIFT_MS, EncoderSession, check_chunk_frames
 from edge_asr.sherpa_card import card
@@ -38,6 +38,7 @@ SUBSAMPLING = 4  # sherpa-onnx takes a vector to be 40 ms
 OTHER_TOKENS = -30.0  # log-probability of all but blank in the vectors before the first frame
 TOLERANCE = 1e-4  # log-probabilities, ours against the wrapped file
 VERIFY_CHUNKS = 8
+LOG_ERRORS_ONLY = 3  # of onnxruntime
 
 EMBED_STATE = (128, 3, 19)  # of zipformer2's convolutional front end; a fixed size in sherpa-onnx
 CACHE_DIM = 64  # the convolution caches are (N, CACHE_DIM, width); the width follows from the size of the state
@@ -239,6 +240,7 @@ def verify(encoder: EncoderSession, path: Path, chunk_frames: int) -> float:
 def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = LOG_ERRORS_ONLY
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return options
 
@@ -251,8 +253,7 @@ def write_graph(directory: Path, tokens_sha256: str, out: Path, cost_scale: floa
 
     sherpa-onnx reads the whole graph with the CTC topology in it, so the file is larger than our packed one.
     """
-    graph = load_graph(directory, tokens_sha256, word_cost)
-    fst = graph.fst
+    fst = with_final_states(load_graph(directory, tokens_sha256, word_cost))
     if cost_scale != 1.0:
         columns = from_kaldifst(fst)
         columns.weight[:] *= cost_scale
