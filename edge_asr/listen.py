@@ -162,7 +162,7 @@ def _display(options: argparse.Namespace) -> Display:
     if options.json:
         return JsonDisplay(options.partials)
     if not options.quiet and can_draw(sys.stderr):
-        return TerminalDisplay()
+        return TerminalDisplay(Screen(sys.stderr, sys.stdout))
     return PlainDisplay(options.quiet)
 
 
@@ -201,8 +201,8 @@ class PlainDisplay:
 class TerminalDisplay:
     """The live screen."""
 
-    def __init__(self) -> None:
-        self._screen = Screen()
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
         self._warned_of_silence = False
 
     def show(self, event: Event) -> None:

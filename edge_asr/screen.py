@@ -32,7 +32,7 @@ def can_draw(stream: TextIO) -> bool:
 class Screen:
     """Two live lines at the bottom of a terminal: the words that may still change, and the meters."""
 
-    def __init__(self, live: TextIO = sys.stderr, out: TextIO = sys.stdout) -> None:
+    def __init__(self, live: TextIO, out: TextIO) -> None:
         self._live, self._out = live, out
         self._out_is_terminal = out.isatty()
         self._colour = "NO_COLOR" not in os.environ
