@@ -23,9 +23,9 @@ from rich.table import Table
 from scipy.optimize import nnls
 
 from edge_asr.errors import OutputError
-from firmware_sim.device import PROFILE_DIR
+from firmware_sim.device import FEATURES, PROFILE_DIR
 from firmware_sim.errors import CalibrationError
-from firmware_sim.latency import CACHE_SHARE, FEATURES, features, fit_class
+from firmware_sim.latency import CACHE_SHARE, features, fit_class
 from firmware_sim.microbench import Network, networks
 from firmware_sim.model import encoder_path, load_model
 

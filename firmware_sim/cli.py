@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgeAsrError as error:
         print(f"firmware-sim: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        return 0  # the reader of the pipe has seen enough
+    except BrokenPipeError:  # the reader of the pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 130
 

@@ -28,6 +28,17 @@ WEAKEST_FIRST = ("assumed", "proxy", "derived", "published", "measured")
 
 PESSIMISTIC, NOMINAL, OPTIMISTIC = -1, 0, 1
 
+# What a calibrated operator class multiplies with its coefficients; see `latency.features`.
+FEATURES = (
+    "one",
+    "padded_macs",
+    "near_weight_bytes",
+    "far_weight_bytes",
+    "activation_bytes",
+    "elements",
+    "transcendentals",
+)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -192,6 +203,8 @@ def parse_device(path: Path) -> Device:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeviceError(f"{path.name}: need TOML, have a syntax error: {error}") from error
+    except OSError as error:
+        raise DeviceError(f"{path}: need a readable profile, have {error.strerror}; check its rights") from error
     where = path.name
     if data.get("schema") != SCHEMA_VERSION:
         raise DeviceError(f"{where}: need schema = {SCHEMA_VERSION}, have {data.get('schema')!r}")
@@ -332,8 +345,11 @@ def read_fit(table: Mapping, where: str) -> tuple[dict[str, tuple[float, ...]], 
     classes = table.get("seconds", {})
     band = table.get("held_out", [])
     numbers = all(isinstance(v, (int, float)) and v >= 0 for row in classes.values() for v in row)
+    numbers = numbers and all(len(row) == len(FEATURES) for row in classes.values())
     if not classes or not numbers or len(band) != 2 or not 0 < band[0] <= 1 <= band[1]:
-        raise DeviceError(f"{where} [fit]: need seconds by class (none negative) and held_out = [low ≤ 1, high ≥ 1]")
+        raise DeviceError(
+            f"{where} [fit]: need {len(FEATURES)} seconds by class, none negative, and held_out = [low ≤ 1, high ≥ 1]"
+        )
     return {name: tuple(float(v) for v in row) for name, row in classes.items()}, (float(band[0]), float(band[1]))
 
 

@@ -173,6 +173,8 @@ def load_graph(
         if node.op_type == "Constant":
             stored[node.output[0]] = constant_bytes(node)
     frames = chunk_frames or metadata_int(metadata, "chunk_frames")
+    if frames is not None and frames < 1:
+        raise ShapeError(f"{path}: need chunk_frames above 0 in the metadata, have {frames}; give --chunk-ms")
     feeds = {
         v.name: feed(v, frames, dims or {}, path)
         for v in model.graph.input

@@ -190,15 +190,6 @@ def fit_class(op: OpCost) -> str:
     return f"{op.kind}.{op.precision}" if op.macs else op.kind
 
 
-FEATURES = (
-    "one",
-    "padded_macs",
-    "near_weight_bytes",
-    "far_weight_bytes",
-    "activation_bytes",
-    "elements",
-    "transcendentals",
-)
 TILE_COLUMNS = 16
 TILE_ROWS = 4
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_asr.errors import ModelDamagedError
 from edge_asr.model_files import ENCODER_FILES, find_model, read_config
 from firmware_sim.cost import OpCost, cost_graph, shape_cost
 from firmware_sim.errors import BudgetError, OnnxFileError, ShapeError
@@ -19,6 +20,7 @@ SAMPLE_RATE = 16000
 HOP_MS = 10
 N_MEL = 80
 SUBSAMPLING = 4
+MAX_CHUNK_MS = 60_000
 
 # One frame of the front end: window and pre-emphasis 1,200, a real transform of 512 points 12,500, power and
 # mel sums 1,500 element operations, 80 logarithms. Tables: window, twiddles, mel weights. Working memory: two frames.
@@ -161,6 +163,8 @@ def chunk_frames_of(chunk_ms: int | None) -> int | None:
         return None
     if chunk_ms <= 0 or chunk_ms % (SUBSAMPLING * HOP_MS):
         raise BudgetError(f"need a chunk that is a positive multiple of {SUBSAMPLING * HOP_MS} ms, have {chunk_ms} ms")
+    if chunk_ms > MAX_CHUNK_MS:
+        raise BudgetError(f"need a chunk of at most {MAX_CHUNK_MS} ms, have {chunk_ms} ms")
     return chunk_ms // HOP_MS
 
 
@@ -183,9 +187,13 @@ def read_search(directory: Path | None, config: Mapping) -> Search:
         )
     settings = config.get("decoder", {})
     max_active = settings.get("max_active", DEFAULT_MAX_ACTIVE) if isinstance(settings, dict) else DEFAULT_MAX_ACTIVE
+    if isinstance(max_active, bool) or not isinstance(max_active, int) or max_active < 1:
+        raise ModelDamagedError(
+            f"{directory / 'config.json'}: max_active must be a whole number above 0, is {max_active!r}"
+        )
     details = read_config(folder) if (folder / "config.json").is_file() else {}
     n_states, n_arcs = (details.get(key, 0) for key in ("n_states", "n_arcs"))
-    return Search(graph_bytes, symbols, int(max_active), int(n_states), int(n_arcs))
+    return Search(graph_bytes, symbols, max_active, int(n_states), int(n_arcs))
 
 
 def frontend_cost(n_frames: int) -> OpCost:

@@ -126,6 +126,7 @@ def run_table(a: Assessment) -> Table:
     row("samples lost", f"{run.dropped:,}", f"{expected.dropped:,}", bad=bool(run.dropped))
     for percent in (50, 99, 99.9):
         row(f"lateness p{percent:g}", ms(run.lateness(percent)), ms(expected.lateness(percent)))
+    row("energy", f"{run.energy_j:.1f} J", f"{expected.energy_j:.1f} J")
     row("mean power", f"{run.mean_power_w:.2f} W", f"{expected.mean_power_w:.2f} W")
     heat = a.hottest_c >= a.device["budget.temperature_c"]
     row("hottest", f"{a.hottest_c:.0f} °C", f"of {a.device['budget.temperature_c']:.0f} °C", bad=heat)

@@ -14,9 +14,9 @@ from firmware_sim.calibrate import (
     time_networks,
     write_profile,
 )
-from firmware_sim.device import load_device
+from firmware_sim.device import FEATURES, load_device
 from firmware_sim.errors import CalibrationError
-from firmware_sim.latency import FEATURES, chunk_latency
+from firmware_sim.latency import chunk_latency
 from firmware_sim.microbench import elementwise, networks, product
 from firmware_sim.model import load_model
 

@@ -4,10 +4,9 @@ import pytest
 from graphs import lstm_encoder, save, tcn_encoder
 
 from firmware_sim.cost import OpCost
-from firmware_sim.device import NOMINAL, OPTIMISTIC, PESSIMISTIC, device_names, load_device
+from firmware_sim.device import FEATURES, NOMINAL, OPTIMISTIC, PESSIMISTIC, device_names, load_device
 from firmware_sim.errors import BudgetError
 from firmware_sim.latency import (
-    FEATURES,
     chunk_latency,
     chunk_times,
     evidence,
