@@ -7,9 +7,10 @@ Sentences end with an arc of their own, input label n_tokens + 1, not in final s
 shows the best path to a final state wherever there is one, so it could not tell what a running decode has heard.
 """
 
+import ctypes
 import json
 import math
-from collections import Counter
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,25 +20,31 @@ from typing import Any
 import kaldifst
 import numpy as np
 
+from edge_asr.acceptors import lexicon_transducer, lm_acceptor, with_end_label
 from edge_asr.errors import (
     GraphError,
-    LanguageModelError,
     LexiconError,
     ModelDamagedError,
     ModelMismatchError,
     ModelNotFoundError,
 )
-from edge_asr.ngram import BOS, EOS, LOG10_ZERO, MARKS, NgramModel, NgramOrder, read_arpa, restrict
+from edge_asr.ngram import MARKS, NgramModel, read_arpa, restrict
 from edge_asr.tokens import Lexicon, Pronunciation, TokenTable
 from edge_asr.topology import CtcGraph, add_topology, pack, to_decoding_fst, unpack
-from edge_asr.transducer import Transducer, breadth_first, from_arcs, from_kaldifst, to_kaldifst, without_epsilon_tails
+from edge_asr.transducer import (
+    Transducer,
+    breadth_first,
+    from_arcs,
+    from_kaldifst,
+    n_bytes,
+    to_kaldifst,
+    without_epsilon_tails,
+)
 
 EPSILON = "<eps>"
 OTHER = "<other>"  # the word of sounds outside a grammar; a decoder does not show it
 WEIGHT_STEP = 1 / 32  # costs become multiples of it: at most 1.6 % in probability, and half the bytes of the weights
-LN10 = float(np.log(10.0))
 
-_StateCost = tuple[np.ndarray, np.ndarray]
 Spellings = Mapping[int, Sequence[tuple[int, ...]]]  # word id → its pronunciations in labels, token id + 1
 
 
@@ -101,7 +108,18 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
         raise ModelDamagedError(f"{directory / 'graph.fst'}: {error}; restore the file or build it again") from None
     if columns.olabel.max(initial=0) >= n_words or columns.pair_label.max(initial=0) > n_tokens + 1:
         raise ModelMismatchError(f"{directory}: graph.fst has words or tokens that words.txt and config.json lack")
-    return Graph(to_decoding_fst(columns, cost), words, PackedSpellings(*spellings), config)
+    fst = to_decoding_fst(columns, cost)
+    del columns
+    _give_memory_back()
+    return Graph(fst, words, PackedSpellings(*spellings), config)
+
+
+def _give_memory_back() -> None:
+    """Filling in the topology leaves freed memory in glibc's heap, a quarter of the graph's size."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in musl
+        if trim is not None:
+            trim(0)
 
 
 class PackedSpellings(Mapping[int, Sequence[tuple[int, ...]]]):
@@ -192,71 +210,6 @@ def build_lm_graph(
     return compile_graph(acceptor, words, spelled, tokens, config, topology, costs, weight_step)
 
 
-def lm_acceptor(model: NgramModel, word_ids: Mapping[str, int], lm_scale: float = 1.0) -> Transducer:
-    """G: a state for each history that has continuations; its back-off arc has the label after the last word's."""
-    backoff_label = max(word_ids.values()) + 1
-    label = np.array([word_ids.get(word, 0) for word in model.vocab], np.int32)
-    bos, eos = (model.ids.get(mark, -1) for mark in (BOS, EOS))
-    kept = [_kept_rows(level, label, eos) for level in model.orders]
-    state, n_states = [], 1  # state 0 is the empty history
-    for level, longer, keep in zip(model.orders, model.orders[1:], kept[1:], strict=False):
-        continued = np.zeros(len(level), bool)
-        continued[longer.context[keep]] = True
-        state.append(np.where(continued, n_states + np.cumsum(continued) - 1, -1))
-        n_states += int(continued.sum())
-    history, backoff = _destinations(model, state)
-
-    final = np.full(n_states, np.inf)
-    arcs = []
-    for n, level in enumerate(model.orders, 1):
-        source = np.zeros(len(level), np.int64) if n == 1 else state[n - 2][level.context]
-        cost = -LN10 * level.log10_prob
-        ends = kept[n - 1] & (level.word == eos)
-        final[source[ends]] = cost[ends]
-        says = kept[n - 1] & (level.word != eos)
-        to, more = history[n - 1]
-        words = label[level.word[says]]
-        arcs.append((source[says], words, words, cost[says] + more[says], to[says]))
-        if n < model.order:
-            own = state[n - 1] >= 0
-            to, more = backoff[n - 1]
-            marks, none = np.full(own.sum(), backoff_label), np.zeros(own.sum(), int)
-            arcs.append((state[n - 1][own], marks, none, more[own], to[own]))
-    columns = [np.concatenate(column) for column in zip(*arcs, strict=True)]
-    columns[3] = columns[3] * lm_scale
-    start = state[0][bos] if state and bos >= 0 and state[0][bos] >= 0 else 0
-    if not np.isfinite(final).any():
-        raise LanguageModelError(f"need {EOS} in the language model, for a sentence must end; estimate it with marks")
-    return from_arcs(start, final * lm_scale, *columns)
-
-
-def _kept_rows(level: NgramOrder, label: np.ndarray, eos: int) -> np.ndarray:
-    return ((label[level.word] > 0) | (level.word == eos)) & (level.log10_prob > LOG10_ZERO)
-
-
-def _destinations(model: NgramModel, state: list[np.ndarray]) -> tuple[list[_StateCost], list[_StateCost]]:
-    """→ (history, backoff), by order: the state, and the cost of going there, after each n-gram as a history, and after
-    backing off from it. A history without continuations has no state of its own and is left by backing off at once.
-    """
-    history: list[_StateCost] = []
-    backoff: list[_StateCost] = []
-    for n, level in enumerate(model.orders, 1):
-        to, cost = np.zeros(len(level), np.int64), np.zeros(len(level))
-        unplaced = np.arange(len(level))
-        for n_dropped in range(1, n):  # the longest suffix that the model lists
-            row = model.rows(model.words(n)[unplaced, n_dropped:])
-            listed = row >= 0
-            shorter_to, shorter_cost = history[n - n_dropped - 1]
-            to[unplaced[listed]] = shorter_to[row[listed]]
-            cost[unplaced[listed]] = shorter_cost[row[listed]]
-            unplaced = unplaced[~listed]
-        cost = cost - LN10 * level.log10_backoff
-        backoff.append((to, cost))
-        own = state[n - 1] if n < model.order else np.full(len(level), -1)
-        history.append((np.where(own >= 0, own, to), np.where(own >= 0, 0.0, cost)))
-    return history, backoff
-
-
 # --------------------------------------------------------------------------------------------------------- composition
 
 
@@ -275,7 +228,7 @@ def compile_graph(
     spelled: pronunciations of the words in labels, token id + 1. costs: of single (word, pronunciation) pairs.
     """
     n_tokens = len(tokens)
-    lexicon = kaldifst.StdVectorFst(to_kaldifst(_lexicon_transducer(words, spelled, n_tokens, costs or {})))
+    lexicon = kaldifst.StdVectorFst(to_kaldifst(lexicon_transducer(words, spelled, n_tokens, costs or {})))
     grammar = kaldifst.StdVectorFst(to_kaldifst(acceptor))
     kaldifst.arcsort(lexicon, "olabel")
     kaldifst.arcsort(grammar, "ilabel")
@@ -286,67 +239,22 @@ def compile_graph(
     phones = from_kaldifst(graph)
     del graph
     phones.ilabel[phones.ilabel > n_tokens] = 0  # disambiguation and back-off have done their work
-    phones = _with_end_label(without_epsilon_tails(phones), n_tokens + 1)
+    phones = with_end_label(without_epsilon_tails(phones), n_tokens + 1)
     columns = add_topology(breadth_first(phones), topology)
+    fst = to_decoding_fst(columns)
     config = {
         **config,
         "topology": topology,
         "n_words": len(words),
         "n_states": columns.n_states,
         "n_arcs": columns.n_arcs,
+        "search_bytes": n_bytes(fst),
         "n_tokens": n_tokens,
         "tokens_sha256": tokens.sha256,
         "word_cost": 0.0,
     }
     spellings = {i: [tuple(p) for p in spelled[word]] for i, word in enumerate(words) if i and word != OTHER}
-    return Graph(to_decoding_fst(columns), words, spellings, config, columns)
-
-
-def _lexicon_transducer(
-    words: Sequence[str],
-    spelled: Mapping[str, Sequence[tuple[int, ...]]],
-    n_tokens: int,
-    costs: Mapping[tuple[str, tuple[int, ...]], float],
-) -> Transducer:
-    """L: a loop for each pronunciation, the word at its first label.
-
-    A pronunciation that another word shares, or that begins another, ends with a disambiguation label of its own
-    (n_tokens + 2 and up; n_tokens + 1 stands for G's back-off), or L ∘ G could not be determinised.
-    """
-    n_sharing = Counter(labels for word in words[1:] for labels in spelled[word])
-    beginnings = {labels[:i] for labels in n_sharing for i in range(1, len(labels))}
-    n_used: Counter[tuple[int, ...]] = Counter()
-    arcs = [(0, n_tokens + 1, len(words), 0.0, 0)]
-    n_states = 1
-    for word_id, word in enumerate(words[1:], 1):
-        for labels in spelled[word]:
-            path = list(labels)
-            if n_sharing[labels] > 1 or labels in beginnings:
-                n_used[labels] += 1
-                path.append(n_tokens + 1 + n_used[labels])
-            source, olabel, cost = 0, word_id, costs.get((word, labels), 0.0)
-            for i, label in enumerate(path, 1):
-                to = 0 if i == len(path) else n_states
-                n_states += to > 0
-                arcs.append((source, label, olabel, cost, to))
-                source, olabel, cost = to, 0, 0.0
-    final = np.full(n_states, np.inf)
-    final[0] = 0.0
-    return from_arcs(0, final, *map(np.array, zip(*arcs, strict=True)))
-
-
-def _with_end_label(fst: Transducer, end_label: int) -> Transducer:
-    """Final states become arcs with the end label and the final cost, into one new state."""
-    ends = np.flatnonzero(np.isfinite(fst.final))
-    return from_arcs(
-        fst.start,
-        np.full(fst.n_states + 1, np.inf),
-        np.concatenate([fst.source, ends]),
-        np.concatenate([fst.ilabel, np.full(len(ends), end_label)]),
-        np.concatenate([fst.olabel, np.zeros(len(ends), np.int32)]),
-        np.concatenate([fst.weight, fst.final[ends]]),
-        np.concatenate([fst.nextstate, np.full(len(ends), fst.n_states)]),
-    )
+    return Graph(fst, words, spellings, config, columns)
 
 
 def with_final_states(graph: Graph) -> kaldifst.StdConstFst:

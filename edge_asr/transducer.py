@@ -160,6 +160,12 @@ def without_epsilon_tails(fst: Transducer) -> Transducer:
         )
 
 
+def n_bytes(fst: kaldifst.StdConstFst) -> int:
+    """Memory that a const FST takes."""
+    n_arcs = sum(map(fst.num_arcs, range(fst.num_states)))
+    return fst.num_states * STATE.itemsize + n_arcs * ARC.itemsize
+
+
 @contextmanager
 def _memory_file() -> Iterator[str]:
     """A path whose bytes stay in memory where the system can do that, else a temporary file; gone afterwards."""
