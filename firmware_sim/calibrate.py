@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,9 +243,9 @@ def machine_name() -> str:
 
 def write_profile(path: Path, result: Calibration) -> None:
     """The shipped host profile with the fit added, as a profile of its own. Raises OutputError."""
-    text = (PROFILE_DIR / "host.toml").read_text(encoding="utf-8")
+    text = (PROFILE_DIR / "host.toml").read_text(encoding="utf-8").partition("\n[fit]")[0]
     low, high = result.band
-    text = text.replace('title = "this machine, one thread of onnxruntime"', f'title = "{result.machine}"')
+    text = re.sub(r'^title = ".*"$', f'title = "{result.machine}"', text, count=1, flags=re.MULTILINE)
     old = next(line for line in text.splitlines() if line.startswith("cache_bytes ="))
     new = f'cache_bytes = {{ value = {near_cache_bytes()}, kind = "measured", source = "second-level cache, sysfs" }}'
     text = text.replace(old, new)

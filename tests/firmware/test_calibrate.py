@@ -67,6 +67,7 @@ def test_a_written_profile_predicts_what_was_fitted(model, small, tmp_path):
     seconds = chunk_latency((*loaded.ops, loaded.shapes), device, 0).nominal
     assert seconds == pytest.approx(result.measured_s["toy fp32"], rel=0.05)
     assert device.fit_error[0] <= 1 <= device.fit_error[1]
+    assert device.title == result.machine
 
 
 def test_the_fit_is_never_negative_and_needs_enough_rows():
