@@ -29,8 +29,8 @@ from edge_asr.ngram import (
 from edge_asr.tokens import Lexicon, TokenTable
 
 WEIGHTS = {"general": 0.8, "books": 0.1, "assistant": 0.05, "train": 0.05}
-PRUNE = {"general": 5e-8, "device": 2e-6}  # relative entropy that one dropped n-gram may cost
-DEVICE_WORDS = 25_000  # the most probable ones; the general graph has all
+PRUNE = {"general": 5e-8, "device": 3e-7}  # relative entropy that one dropped n-gram may cost
+DEVICE_WORDS = 32_000  # the most probable ones; the general graph has all
 
 
 def sentences(speech: Path, name: str) -> list[str]:
