@@ -70,11 +70,14 @@ def confidence(spans: Sequence[Span]) -> float:
 
 
 class GreedyDecoder:
-    """The best token of each frame, repeats merged and blanks dropped. Characters make words, phones stand alone."""
+    """The best token of each frame, repeats merged and blanks dropped.
+
+    Characters and word pieces make words, phones stand alone.
+    """
 
     def __init__(self, tokens: TokenTable) -> None:
         self._symbols = tokens.symbols
-        self._has_words = WORD_START in tokens
+        self._has_words = any(symbol.startswith(WORD_START) for symbol in tokens.symbols)
         self._start_frame = 0
         self.n_frames = 0
         self._spans: list[Span] = []
@@ -100,7 +103,7 @@ class GreedyDecoder:
     def partial(self) -> tuple[Word, ...]:
         words: list[list[Span]] = []
         for span in self._spans:
-            begins = not self._has_words or self._symbols[span.token] == WORD_START
+            begins = not self._has_words or self._symbols[span.token].startswith(WORD_START)
             if begins or not words:
                 words.append([])
             words[-1].append(span)

@@ -26,8 +26,9 @@ from edge_asr.errors import GrammarError, ModelDamagedError, StreamError, UsageE
 from edge_asr.features import FbankStream
 from edge_asr.graph import Graph, load_graph
 from edge_asr.model_files import DEFAULT_MODEL, ModelFiles, Precision, check_graph
-from edge_asr.runtime import FRAME_SHIFT_MS, EncoderInfo, EncoderSession, EncoderStream, advance, check_chunk_frames
+from edge_asr.runtime import FRAME_SHIFT_MS, EncoderInfo, EncoderStream, advance, check_chunk_frames
 from edge_asr.tokens import WORD_START, Lexicon, TokenTable
+from edge_asr.zipformer import ZipformerStream, open_model, open_session
 
 DEFAULT_CHUNK_MS = 320
 RECORDING_CHUNK_MS = 2_560
@@ -51,7 +52,7 @@ class Segment:
 class Stream:
     """One speaker's audio on its way through a recognizer; made by `Recognizer.create_stream`."""
 
-    def __init__(self, encoder: EncoderStream, decoder: Decoder) -> None:
+    def __init__(self, encoder: EncoderStream | ZipformerStream, decoder: Decoder) -> None:
         self.n_samples = 0  # accepted, at 16 kHz
         self.n_replaced = 0  # NaN, Inf and impossible samples, replaced by 0
         self.encoder = encoder
@@ -130,10 +131,10 @@ class Stream:
 class Recognizer:
     """A loaded model, shared by any number of streams.
 
-    model:      name of an installed model, or the path of a model folder
+    model:      name of an installed model, or the path of a model folder, ours or a zipformer2-ctc of sherpa-onnx
     precision:  "int8" or "fp32"
     chunk_ms:   audio per encoder step, a multiple of 40; changes the latency, not the text. None is for recordings: as
-                large as the model takes, up to 2.56 s, which costs less
+                large as the model takes, up to 2.56 s, which costs less. A model of sherpa-onnx has one of its own
     decoder:    "graph" (lexicon and language model) or "greedy"; None takes the graph where the model has one
     grammar:    a file of phrases to listen for, instead of the model's own graph
     graph:      the folder of another graph, made by `edge-asr graph`
@@ -158,12 +159,12 @@ class Recognizer:
         endpoint: EndpointRules | None = None,
         n_threads: int = 1,
     ) -> None:
-        files = ModelFiles.open(model)
-        encoder = files.encoder(precision)
-        self.session = EncoderSession(encoder, n_threads)
-        files.check_tokens(encoder, self.session.info.tokens_sha256)
+        files = open_model(model)
+        self.session = open_session(files, precision, n_threads)
         self.name = files.directory.resolve().name
         self.precision = precision
+        if self.session.fixed_chunk_frames is not None:
+            chunk_ms = self.session.fixed_chunk_frames * FRAME_SHIFT_MS
         self.chunk_ms = _recording_chunk_ms(self.session.info) if chunk_ms is None else chunk_ms
         self._chunk_frames = _chunk_frames(self.session.info, self.chunk_ms)
         self._tokens = files.tokens
@@ -179,7 +180,7 @@ class Recognizer:
             decoder: Decoder = GreedyDecoder(self._tokens)
         else:
             decoder = GraphDecoder(self.graph, **self._search)
-        return Stream(EncoderStream(self.session, self._chunk_frames), decoder)
+        return Stream(self.session.create_stream(self._chunk_frames), decoder)
 
     def is_ready(self, stream: Stream) -> bool:
         """There is something to decode."""

@@ -24,7 +24,7 @@ REQUIRED_METADATA = (
     "model_name", "encoder", "sample_rate", "subsampling", "chunk_frames", "max_chunk_frames", "lookahead_frames",
     "pad_features", "tokens_sha256",
 )  # fmt: skip
-_ORT_ERRORS = (
+ORT_ERRORS = (
     ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf,
     ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.RuntimeException,
 )  # fmt: skip
@@ -61,9 +61,11 @@ class EncoderSession:
     Raises: ModelNotFoundError, ModelDamagedError.
     """
 
+    fixed_chunk_frames: int | None = None  # our encoders take any chunk
+
     def __init__(self, path: str | Path, n_threads: int = 1) -> None:
         self.path = Path(path)
-        self._session = _load(self.path, n_threads)
+        self._session = load_onnx(self.path, n_threads)
         self.info = _read_info(self.path, self._session.get_modelmeta().custom_metadata_map)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         n_states = len(inputs) - 1
@@ -88,6 +90,10 @@ class EncoderSession:
         """Memory that one stream's state takes."""
         return sum(4 * int(np.prod(shape)) for shape in self._state_shapes)
 
+    def create_stream(self, chunk_frames: int | None = None) -> EncoderStream:
+        """A stream from the zero state; None takes the model's default chunk."""
+        return EncoderStream(self, chunk_frames)
+
     def initial_states(self, n_batch: int = 1) -> States:
         return [np.zeros((n_batch, *shape), np.float32) for shape in self._state_shapes]
 
@@ -97,7 +103,7 @@ class EncoderSession:
             log_probs, *states = self._session.run(
                 self._output_names, dict(zip(self._input_names, [x, *states], strict=True))
             )
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise ModelDamagedError(
                 f"{self.path}: failed on a chunk of shape {x.shape}: {error}; export the model again"
             ) from error
@@ -202,7 +208,8 @@ def check_chunk_frames(info: EncoderInfo, chunk_frames: int) -> int:
     return chunk_frames
 
 
-def _load(path: Path, n_threads: int) -> onnxruntime.InferenceSession:
+def load_onnx(path: Path, n_threads: int) -> onnxruntime.InferenceSession:
+    """A session for small chunks on one core. Raises: ModelNotFoundError, ModelDamagedError."""
     if not path.is_file():
         raise ModelNotFoundError(f"{path}: the encoder file is missing; export it or restore the model folder")
     options = onnxruntime.SessionOptions()
@@ -214,7 +221,7 @@ def _load(path: Path, n_threads: int) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle stream burns no power
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise ModelDamagedError(
             f"{path}: is not an encoder that onnxruntime can load ({reason}); restore the file or export it again"
