@@ -80,8 +80,10 @@ def compare(arguments: argparse.Namespace) -> None:
             np.save(Path(folder) / f"{i:06d}.npy", clip)
         for decoder in arguments.decoder:
             for precision in arguments.precision:
-                same = ours(arguments.model, precision, decoder, longer, arguments.sherpa)
-                alone = ours(arguments.model, precision, decoder, samples)
+                options = {"model": arguments.model, "precision": precision, "decoder": decoder}
+                if decoder == "graph":
+                    options["graph"] = arguments.graph
+                same, alone = ours(options, longer, arguments.sherpa), ours(options, samples)
                 for python in arguments.python or [sys.executable]:
                     theirs = run_worker(python, arguments.sherpa, precision, decoder, Path(folder))
                     row = {"model": Path(arguments.model).name, "decoder": decoder, "precision": precision}
@@ -103,9 +105,7 @@ def tail_samples(directory: Path) -> int:
     return tail_ms(*(10 * frames for frames in chunk_and_lookahead(directory))) * RATE_HZ // 1000
 
 
-def ours(
-    model: str, precision: str, decoder: str, audio: list[np.ndarray], like: Path | None = None
-) -> list[list[str]]:
+def ours(options: dict[str, Any], audio: list[np.ndarray], like: Path | None = None) -> list[list[str]]:
     """Tokens or words of each clip, without endpoints, for sherpa-onnx has none by default.
 
     like: its directory; tokens after the last vector that sherpa-onnx decodes, which lie in the silence, are left out.
@@ -114,7 +114,7 @@ def ours(
     from edge_asr.recognizer import Recognizer
 
     never = EndpointRules(float("inf"), float("inf"), float("inf"))
-    recognizer = Recognizer(model, precision=precision, decoder=decoder, endpoint=never)
+    recognizer = Recognizer(**options, endpoint=never)
     heard = []
     for clip in audio:
         end_s = float("inf")
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--python", nargs="*", help="interpreters with the releases of sherpa-onnx to compare")
     parser.add_argument("--decoder", nargs="+", choices=("greedy", "graph"), default=["greedy"])
+    parser.add_argument("--graph", help="of our search, where the export was given one (default: the model's own)")
     parser.add_argument("--precision", nargs="+", choices=tuple(MODEL_FILES), default=list(MODEL_FILES))
     parser.add_argument("--limit", type=int, help="only the first so many clips")
     compare(parser.parse_args())

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from edge_asr.features import N_MEL, SAMPLE_RATE
 from edge_asr.model_files import CONFIG, DEFAULT_MODEL, ENCODER_FILES, ModelFiles, Precision
 from edge_asr.runtime import ORT_ERRORS, EncoderInfo, EncoderSession, States, load_onnx
 from edge_asr.tokens import BLANK, WORD_START, TokenTable
+
+if TYPE_CHECKING:
+    import onnx  # only tools that read graphs have it
 
 SUBSAMPLING = 4
 LISTS = (
@@ -305,6 +309,44 @@ def open_model(model: str | Path = DEFAULT_MODEL) -> ModelFiles:
     if is_sherpa_folder(directory):
         return SherpaFiles(directory, {}, read_tokens(directory / "tokens.txt"))
     return ModelFiles.open(model)
+
+
+def under_our_names(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The file for tools that read graphs: x, state_0 … → log_probs, next_state_0 …, a batch of one, and our metadata.
+
+    x keeps its T frames, of which `chunk_frames` are new in each step. Raises: ModelDamagedError.
+    """
+    renamed = type(model).FromString(model.SerializeToString())
+    metadata = {entry.key: entry.value for entry in renamed.metadata_props}
+    layout = read_layout(path, metadata)
+    inputs, outputs, n_states = renamed.graph.input, renamed.graph.output, len(layout.states)
+    if len(inputs) != n_states + 1 or len(outputs) != n_states + 1:
+        raise ModelDamagedError(
+            f"{path}: needs {n_states + 1} inputs and outputs, has {len(inputs)} and {len(outputs)}; {ONLY}"
+        )
+    names = {inputs[0].name: "x", outputs[0].name: "log_probs"}
+    for i, (before, after) in enumerate(zip(inputs[1:], outputs[1:], strict=True)):
+        names |= {before.name: f"state_{i}", after.name: f"next_state_{i}"}
+    for value in (*inputs, *outputs):
+        value.name = names[value.name]
+    for node in renamed.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    shapes = [(1, layout.window_frames, N_MEL), *(spec.shape for spec in layout.states)]
+    for value, shape in zip(inputs, shapes, strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=False):
+            dim.dim_value = size
+    added = {
+        "model_name": path.resolve().parent.name,
+        "encoder": "zipformer2-ctc",
+        "chunk_frames": str(layout.chunk_frames),
+        "max_chunk_frames": str(layout.chunk_frames),
+        "lookahead_frames": str(layout.window_frames - layout.chunk_frames + int(metadata.get("lookahead_frames", 0))),
+    }
+    del renamed.metadata_props[:]
+    for key, value in {**added, **metadata, "lookahead_frames": added["lookahead_frames"]}.items():
+        renamed.metadata_props.add(key=key, value=value)
+    return renamed
 
 
 def read_tokens(path: Path) -> TokenTable:

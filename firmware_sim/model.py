@@ -12,9 +12,10 @@ from pathlib import Path
 
 from edge_asr.errors import ModelDamagedError
 from edge_asr.model_files import ENCODER_FILES, find_model, read_config
+from edge_asr.zipformer import choose_file, is_sherpa_folder, under_our_names
 from firmware_sim.cost import OpCost, cost_graph, shape_cost
 from firmware_sim.errors import BudgetError, OnnxFileError, ShapeError
-from firmware_sim.graph import Graph, load_graph, metadata_int
+from firmware_sim.graph import Graph, load_graph, metadata_int, read_model
 
 SAMPLE_RATE = 16000
 HOP_MS = 10
@@ -111,14 +112,18 @@ class Model:
 def load_model(
     model: str | Path, precision: str = "int8", chunk_ms: int | None = None, dims: Mapping[str, int] | None = None
 ) -> Model:
-    """A model directory, an installed model's name, or one .onnx file.
+    """A model directory (ours, or a zipformer2-ctc of sherpa-onnx), an installed model's name, or one .onnx file.
 
     Raises the errors of `load_graph`; ModelNotFoundError where nothing of that name exists; BudgetError for a chunk
     that is no positive multiple of 40 ms."""
     path, directory = encoder_path(Path(model), precision)
-    config = read_config(directory) if directory else {}
+    foreign = is_sherpa_folder(Path(model))
+    config = read_config(directory) if directory and not foreign else {}
     frames = chunk_frames_of(chunk_ms)
-    graph = load_graph(path, frames, dims)
+    graph = load_graph(path, frames, dims, under_our_names(read_model(path), path) if foreign else None)
+    if foreign and frames not in (None, metadata_int(graph.metadata, "chunk_frames")):
+        own_ms = int(graph.metadata["chunk_frames"]) * HOP_MS
+        raise BudgetError(f"{path}: need the chunk of {own_ms} ms that the model was exported with, have {chunk_ms} ms")
     frames = frames or metadata_int(graph.metadata, "chunk_frames")
     if not frames:
         raise ShapeError(
@@ -149,6 +154,8 @@ def encoder_path(model: Path, precision: str) -> tuple[Path, Path | None]:
     """(encoder file, model directory or None). A path that ends like a file is taken as one."""
     if model.is_file() or model.suffix == ".onnx":
         return model, None
+    if is_sherpa_folder(model):
+        return choose_file(model, precision), model
     directory = find_model(model)
     path = directory / ENCODER_FILES.get(precision, precision)
     if not path.is_file():

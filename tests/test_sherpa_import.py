@@ -151,6 +151,24 @@ def test_a_chunk_is_the_models_own(folder):
     assert Recognizer(folder, "fp32", chunk_ms=640).chunk_ms == Recognizer(folder, "fp32").chunk_ms == 320
 
 
+def test_the_simulator_reads_a_folder_of_sherpa_onnx(folder, session):
+    from firmware_sim.model import load_model
+
+    model = load_model(folder, "fp32")
+    assert (model.chunk_frames, model.lookahead_frames, model.encoder_kind) == (CHUNK, WINDOW - CHUNK, "zipformer2-ctc")
+    assert model.state_bytes == session.state_bytes
+    assert model.macs >= CHUNK // 4 * 4 * 80 * 24  # the first product alone
+    assert model.search.max_active == 0
+
+
+def test_the_simulator_refuses_another_chunk_than_the_models_own(folder):
+    from firmware_sim.errors import BudgetError
+    from firmware_sim.model import load_model
+
+    with pytest.raises(BudgetError, match="need the chunk of 320 ms"):
+        load_model(folder, "fp32", chunk_ms=640)
+
+
 # --- what is not supported -----------------------------------------------------------------------------------------
 
 
