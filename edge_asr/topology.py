@@ -6,7 +6,9 @@ when the graph is loaded, with numpy, block by block.
 
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import kaldifst
@@ -22,6 +24,7 @@ _MAGIC = b"EDGEASR1"
 _HEADER = struct.Struct("<8sIIQI")  # magic, number of columns, of further ones, bytes that follow, their CRC-32
 _COLUMN = struct.Struct("<BQQ")  # bytes for each value (0: bits), values, bytes deflated
 _BLOCK_STATES = 1 << 17
+_N_THREADS = 2  # for unpacking and expanding, most of the time that loading a model takes
 
 
 @dataclass(frozen=True)
@@ -161,54 +164,60 @@ def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdCons
     final = np.concatenate([graph.final, np.full(n_pairs, np.inf, np.float32)])
     final[n_states + held] = graph.final[graph.pair_state[held]]
 
-    def state_blocks() -> Iterator[np.ndarray]:
-        for low in range(0, n_states, _BLOCK_STATES):
-            high = min(low + _BLOCK_STATES, n_states)
-            block = np.empty(first[high] - first[low], ARC)
-            loop = low + np.flatnonzero(looping[low:high])
-            at_loop = first[loop] - first[low]
-            is_arc = np.ones(len(block), bool)
-            is_arc[at_loop] = False
-            block["ilabel"][at_loop] = BLANK_LABEL
-            block["nextstate"][at_loop] = loop
-            for field in ("olabel", "weight"):
-                block[field][at_loop] = 0
-            arcs = slice(graph.first[low], graph.first[high])
-            for field, column in (
-                ("ilabel", ilabel),
-                ("olabel", graph.olabel),
-                ("weight", weight),
-                ("nextstate", graph.target),
-            ):
-                block[field][is_arc] = column[arcs]
-            yield block
+    def state_block(low: int) -> np.ndarray:
+        high = min(low + _BLOCK_STATES, n_states)
+        block = np.empty(first[high] - first[low], ARC)
+        loop = low + np.flatnonzero(looping[low:high])
+        at_loop = first[loop] - first[low]
+        is_arc = np.ones(len(block), bool)
+        is_arc[at_loop] = False
+        block["ilabel"][at_loop] = BLANK_LABEL
+        block["nextstate"][at_loop] = loop
+        for field in ("olabel", "weight"):
+            block[field][at_loop] = 0
+        arcs = slice(graph.first[low], graph.first[high])
+        for field, column in (
+            ("ilabel", ilabel),
+            ("olabel", graph.olabel),
+            ("weight", weight),
+            ("nextstate", graph.target),
+        ):
+            block[field][is_arc] = column[arcs]
+        return block
 
-    def pair_blocks() -> Iterator[np.ndarray]:
-        copies_before = np.append(0, np.cumsum(n_copies))
-        for low in range(0, n_pairs, _BLOCK_STATES):
-            high = min(low + _BLOCK_STATES, n_pairs)
-            pair = np.arange(low, high)
-            offset = first[n_states + low]
-            at_first = first[n_states + low : n_states + high] - offset
-            block = np.zeros(first[n_states + high] - offset, ARC)
-            is_copy = np.ones(len(block), bool)
-            entered, held_here = graph.pair_entered[low:high], graph.pair_held[low:high]
-            at_loop = at_first[entered]
-            at_leave = at_loop + 1
-            is_copy[at_loop] = is_copy[at_leave] = False
-            block["ilabel"][at_loop] = graph.pair_label[low:high][entered]
-            block["nextstate"][at_loop] = n_states + pair[entered]
-            block["ilabel"][at_leave] = np.where(held_here, BLANK_LABEL, 0)[entered]
-            block["nextstate"][at_leave] = graph.pair_state[low:high][entered]
-            copies = slice(copies_before[low], copies_before[high])
-            block["nextstate"][is_copy] = copy_target[copies]
-            for field, column in (("ilabel", ilabel), ("olabel", graph.olabel), ("weight", weight)):
-                block[field][is_copy] = column[arc[copies]]
-            yield block
+    copies_before = np.append(0, np.cumsum(n_copies))
+
+    def pair_block(low: int) -> np.ndarray:
+        high = min(low + _BLOCK_STATES, n_pairs)
+        pair = np.arange(low, high)
+        offset = first[n_states + low]
+        at_first = first[n_states + low : n_states + high] - offset
+        block = np.zeros(first[n_states + high] - offset, ARC)
+        is_copy = np.ones(len(block), bool)
+        entered, held_here = graph.pair_entered[low:high], graph.pair_held[low:high]
+        at_loop = at_first[entered]
+        at_leave = at_loop + 1
+        is_copy[at_loop] = is_copy[at_leave] = False
+        block["ilabel"][at_loop] = graph.pair_label[low:high][entered]
+        block["nextstate"][at_loop] = n_states + pair[entered]
+        block["ilabel"][at_leave] = np.where(held_here, BLANK_LABEL, 0)[entered]
+        block["nextstate"][at_leave] = graph.pair_state[low:high][entered]
+        copies = slice(copies_before[low], copies_before[high])
+        block["nextstate"][is_copy] = copy_target[copies]
+        for field, column in (("ilabel", ilabel), ("olabel", graph.olabel), ("weight", weight)):
+            block[field][is_copy] = column[arc[copies]]
+        return block
 
     def blocks() -> Iterator[np.ndarray]:
-        yield from state_blocks()
-        yield from pair_blocks()
+        jobs = [(state_block, low) for low in range(0, n_states, _BLOCK_STATES)]
+        jobs += [(pair_block, low) for low in range(0, n_pairs, _BLOCK_STATES)]
+        with ThreadPoolExecutor(_N_THREADS) as pool:  # numpy lets go of Python's lock while it gathers
+            ahead: deque[Future[np.ndarray]] = deque()
+            for build, low in jobs:
+                ahead.append(pool.submit(build, low))
+                if len(ahead) > _N_THREADS:  # few blocks at a time: the arcs are never held twice
+                    yield ahead.popleft().result()
+            yield from (block.result() for block in ahead)
 
     return assemble(graph.start, final, first, blocks())
 
@@ -256,10 +265,13 @@ def unpack(data: bytes) -> tuple[CtcGraph, list[np.ndarray]]:
     body = memoryview(data)[_HEADER.size :]
     if len(body) != n_bytes or zlib.crc32(body) != checksum:
         raise GraphError(f"is damaged: needs {n_bytes} bytes of checksum {checksum:08x}, has {len(body)} bytes")
-    columns = []
+    parts, first_byte = [], 0
     for _ in range(n_columns):
-        column, body = _unpack_column(body)
-        columns.append(column)
+        *shape, size = _COLUMN.unpack_from(body, first_byte)
+        first_byte += _COLUMN.size + size
+        parts.append((*shape, body[first_byte - size : first_byte]))
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        columns = list(pool.map(_unpack_column, *zip(*parts)))
     take = iter(columns).__next__
     start, n_arcs, is_label = int(take()[0]), take(), take()
     first = np.zeros(len(n_arcs) + 1, np.int64)
@@ -310,15 +322,13 @@ def _pack_column(column: np.ndarray) -> bytes:
     return _COLUMN.pack(n_bytes, len(column), len(data)) + data
 
 
-def _unpack_column(body: memoryview) -> tuple[np.ndarray, memoryview]:
-    n_bytes, count, size = _COLUMN.unpack_from(body)
-    raw = np.frombuffer(zlib.decompress(body[_COLUMN.size : _COLUMN.size + size]), np.uint8)
-    body = body[_COLUMN.size + size :]
+def _unpack_column(n_bytes: int, count: int, data: memoryview) -> np.ndarray:
+    raw = np.frombuffer(zlib.decompress(data), np.uint8)
     if n_bytes == 0:
-        return np.unpackbits(raw, count=count).view(bool), body
+        return np.unpackbits(raw, count=count).view(bool)
     if n_bytes == 1:
-        return raw, body
+        return raw
     column = np.zeros((count, 2 if n_bytes == 2 else 4), np.uint8)
     for i, plane in enumerate(raw.reshape(n_bytes, count)):
         column[:, i] = plane
-    return column.view("<u2" if n_bytes == 2 else "<u4")[:, 0], body
+    return column.view("<u2" if n_bytes == 2 else "<u4")[:, 0]
