@@ -25,7 +25,7 @@ from edge_asr.transducer import Transducer, from_arcs, from_kaldifst, to_kaldifs
 
 MAX_STATES = 1_000_000  # of the grammar written out; rules within rules can grow without bound
 
-_TOKEN = re.compile(r"\s*(?:(?P<rule>\$[\w-]+|<[\w-]+>)|(?P<word>[^\W_][\w'-]*)|(?P<mark>[()\[\]|+*?=;]))")
+_TOKEN = re.compile(r"\s*(?:(?P<rule>\$[\w-]+|<[\w-]+>)|(?P<word>'?[^\W_][\w'-]*)|(?P<mark>[()\[\]|+*?=;]))")
 
 
 @dataclass(frozen=True)

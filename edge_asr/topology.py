@@ -1,7 +1,16 @@
 """The CTC topology over a graph of phones: expanded for the search in fractions of a second, packed on disk.
 
 A decoding graph is T ∘ L ∘ G. Stored is L ∘ G with the tables that T needs, a quarter of the bytes; T is filled in
-when the graph is loaded, with numpy, block by block.
+when the graph is loaded, with numpy, block by block. Measured, on one core of an x86-64 server, for trigrams over
+
+    words, n-grams   topology   packed     in memory   CPU to load
+    83 k, 1.82 M     exact      17.2 MB    217 MB      0.8 s
+    83 k, 1.82 M     compact               189 MB
+    83 k, 1.73 M     exact      16.4 MB    207 MB      0.8 s
+    32 k, 0.88 M     exact       7.8 MB    108 MB      0.4 s
+
+(packed with words.txt). At equal beams exact and compact decode the same words within 0.2 % WER, compact 4–13 % faster
+on a trained model; full took 297 MB where exact took 259 and compact 225, and found the same paths as exact.
 """
 
 import struct
@@ -140,6 +149,11 @@ def _closure(phones: Transducer, pairs: np.ndarray, n_labels: int, wanted: np.nd
 
 def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdConstFst:
     """The graph as kaldi-decoder searches it; `word_cost` is added to every arc that puts out a word."""
+    return assemble(graph.start, *_filled_in(graph, word_cost))  # keeps no table here, for assembling is the peak
+
+
+def _filled_in(graph: CtcGraph, word_cost: float) -> tuple[np.ndarray, np.ndarray, Iterator[np.ndarray]]:
+    """→ final costs and first arcs of all states, and the arcs in blocks."""
     n_states, n_pairs = graph.n_states, len(graph.pair_state)
     looping = np.zeros(n_states, bool)  # after an epsilon its source has had all the blanks
     looping[graph.pair_state[graph.pair_entered]] = True
@@ -219,7 +233,7 @@ def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdCons
                     yield ahead.popleft().result()
             yield from (block.result() for block in ahead)
 
-    return assemble(graph.start, final, first, blocks())
+    return final, first, blocks()
 
 
 # ------------------------------------------------------------------------------------------------------------ packing

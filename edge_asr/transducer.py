@@ -82,13 +82,12 @@ def assemble(start: int, final: np.ndarray, first: np.ndarray, blocks: Iterable[
 
     The counts of epsilons of a state, which no search here reads, stay zero.
     """
-    states = np.zeros(len(final), STATE)
+    n_states = len(final)
+    states = np.zeros(n_states, STATE)
     states["final"] = final
     states["pos"] = first[:-1]
     states["n_arcs"] = np.diff(first)
-    header = _HEADER.pack(
-        _MAGIC, 5, b"const", 8, b"standard", _VERSION, 0, _EXPANDED, start, len(final), int(first[-1])
-    )
+    header = _HEADER.pack(_MAGIC, 5, b"const", 8, b"standard", _VERSION, 0, _EXPANDED, start, n_states, int(first[-1]))
     with _memory_file() as path:
         with open(path, "wb") as file:
             file.write(header)
@@ -96,9 +95,10 @@ def assemble(start: int, final: np.ndarray, first: np.ndarray, blocks: Iterable[
             del states
             for block in blocks:
                 file.write(block.data)
+        del first, final, blocks
         fst = kaldifst.StdConstFst.read(path)
     if fst is None:
-        raise GraphError(f"kaldifst refused a graph of {len(final)} states; check free memory and disk space")
+        raise GraphError(f"kaldifst refused a graph of {n_states} states; check free memory and disk space")
     return fst
 
 

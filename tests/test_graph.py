@@ -386,6 +386,12 @@ def test_an_error_in_a_grammar_has_its_place(text: str, place: str) -> None:
         build_grammar_graph(text, GRAMMAR_LEXICON, TOKENS)
 
 
+def test_words_may_have_apostrophes() -> None:
+    lexicon = Lexicon({"'bout": [("A",)], "o'clock": [("B",)]})
+    graph = build_grammar_graph("'bout o'clock", lexicon, TOKENS)
+    assert set(graph.words) == {"<eps>", "'bout", "o'clock"}
+
+
 def test_a_grammar_that_grows_without_bound_is_refused() -> None:
     rules = "\n".join(f"$r{i} = " + f"$r{i + 1} " * 10 for i in range(8))
     with pytest.raises(GrammarError, match="states"):
