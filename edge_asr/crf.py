@@ -23,7 +23,7 @@ def token_trigram(sequences: Iterable[np.ndarray], n_tokens: int) -> tuple[np.nd
 
     Index 0 of a history is "nothing yet"; next[:, :, 0] is 0. Each history's next and end sum to one.
     """
-    counts = [Counter(), Counter(), Counter()]  # type: ignore[var-annotated]
+    counts: list[Counter[object]] = [Counter(), Counter(), Counter()]
     for sequence in sequences:
         a = b = 0
         for c in [*map(int, sequence), 0]:  # as a successor, 0 is the end
