@@ -16,10 +16,11 @@ import numpy as np
 
 from edge_asr.audio import SAMPLE_RATE, load_audio
 from edge_asr.errors import ManifestError
-from edge_asr.features import N_MEL, fbank
+from edge_asr.features import HIGH_HZ, LOW_HZ, N_MEL, fbank
 
 VARIANTS = ("dry", "room")
 N_ROOMS = 256
+FLOOR = (-15.94, -12.5)  # log power of digital silence in a band, and of what a codec leaves there
 NOISE_CLIP_FRAMES = 500  # 5 s, the length of an ESC-10 clip
 
 
@@ -44,6 +45,10 @@ class AugmentConfig:
     noise: float = 0.35
     snr_db: tuple[float, float] = (3.0, 25.0)
     gain_db: tuple[float, float] = (-15.0, 10.0)
+    equaliser: float = 0.3  # another microphone: a smooth random gain over the mel bands
+    equaliser_db: float = 4.0  # its standard deviation
+    telephone: float = 0.1  # nothing left above a cutoff
+    telephone_hz: tuple[float, float] = (3000.0, 4000.0)
     speed: tuple[float, float] = (0.9, 1.1)
     warp: tuple[float, float] = (0.92, 1.08)
     n_mel_masks: int = 2
@@ -191,6 +196,24 @@ def add_noise(features: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndar
     return np.logaddexp(features, noise)
 
 
+def mel_bin(hz: float) -> float:
+    """The mel band, as a fraction of an index, whose centre is at a frequency."""
+    low, high = (1127 * np.log1p(f / 700) for f in (LOW_HZ, SAMPLE_RATE / 2 + HIGH_HZ))
+    return float((1127 * np.log1p(hz / 700) - low) / (high - low) * (N_MEL + 1) - 1)
+
+
+def equalise(features: np.ndarray, deviation_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Features as another microphone gives them: six random gains over the bands, straight lines between them."""
+    gains = rng.normal(0, deviation_db * np.log(10) / 10, 6)
+    return features + np.interp(np.arange(N_MEL), np.linspace(0, N_MEL - 1, 6), gains).astype(np.float32)
+
+
+def limit_band(features: np.ndarray, cutoff_hz: float, floor: float) -> np.ndarray:
+    """Features after a low-pass filter with a steep edge; what is left above lies at `floor` (log power)."""
+    over = np.clip(np.arange(N_MEL) - mel_bin(cutoff_hz), 0, None)
+    return np.logaddexp(features - over.astype(np.float32) * 6, np.float32(floor))
+
+
 def mask_features(features: np.ndarray, config: AugmentConfig, fill: np.ndarray, rng: np.random.Generator) -> None:
     """SpecAugment (Park et al. 2019) in place: bands and stretches replaced by the corpus mean `fill` (80,)."""
     for _ in range(config.n_mel_masks):
@@ -243,7 +266,12 @@ class FeatureSet:
             noise = self.noise[rng.integers(len(self.noise))]
             at = (rng.integers(NOISE_CLIP_FRAMES) + np.arange(len(features))) % NOISE_CLIP_FRAMES
             features = add_noise(features, noise[at], rng.uniform(*config.snr_db))
+        if rng.random() < config.equaliser:
+            features = equalise(features, config.equaliser_db, rng)
         features += rng.uniform(*config.gain_db) * np.float32(np.log(10) / 10)
+        if rng.random() < config.telephone:
+            floor = rng.uniform(*FLOOR) if rng.random() < 0.5 else FLOOR[0]
+            features = limit_band(features, rng.uniform(*config.telephone_hz), floor)
         mask_features(features, config, self.mean, rng)
         return features
 

@@ -105,7 +105,10 @@ class BatchPlan(torch.utils.data.Dataset):
         n_ranks: int,
     ) -> None:
         self.features, self.targets, self.seed = features, targets, (config.seed, epoch, rank)
-        rng = np.random.default_rng((config.seed, epoch))
+        if config.average_every_s:  # ranks of unequal speed: each hears all the data, in an order of its own
+            rng, rank, n_ranks = np.random.default_rng((config.seed, epoch, rank)), 0, 1
+        else:
+            rng = np.random.default_rng((config.seed, epoch))
         self.plan = list(features.batches(targets, config.batch_s, rng, rank=rank, n_ranks=n_ranks))
         self.first = first
 
@@ -141,7 +144,7 @@ class Trainer:
         if self.n_ranks > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         torch.set_num_threads(config.n_threads or max(1, (os.cpu_count() or 1) // self.n_ranks))
-        torch.manual_seed(config.seed + self.rank)
+        torch.manual_seed(config.seed)  # all ranks start from the same weights
         self.config, self.out = config, Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.dtype, why = choose_precision(self.device, config.precision)
@@ -159,6 +162,7 @@ class Trainer:
 
         options = {"n_tokens": len(self.tokens), **SIZES[config.size][config.encoder], **config.encoder_options}
         self.encoder = build(config.encoder, options).to(self.device)
+        torch.manual_seed(config.seed + self.rank)
         if config.init:
             self.start_from(load_checkpoint(config.init)["averaged"])
         self.encoder.layers[0].mean.copy_(torch.from_numpy(self.train_set.mean))
@@ -167,6 +171,8 @@ class Trainer:
         self.averaged = {k: v.detach().clone() for k, v in self.encoder.state_dict().items()}
         self.epoch = self.step_in_epoch = self.step = self.n_skipped = 0
         self.heard_s = self.spent_s = 0.0
+        self.averages_weights = self.n_ranks > 1 and config.average_every_s > 0
+        self.agreed_s, self.agreed_at = 0.0, time.monotonic()  # heard by all when weights were last averaged
         self.dev_log: list[dict[str, float]] = []
         self.total_s = config.passes * sum(clip.duration for clip in self.train_set.clips)
         if (self.out / "last.pt").is_file():
@@ -250,7 +256,7 @@ class Trainer:
         loss.backward()
         parameters = [p for p in self.encoder.parameters() if p.grad is not None]
         heard = float(arrays["n_frames"].sum()) / 100
-        if self.n_ranks > 1:
+        if self.n_ranks > 1 and not self.averages_weights:
             heard = self.mean_over_ranks(parameters, heard) * self.n_ranks
         norm = nn.utils.clip_grad_norm_(parameters, 5.0)
         if torch.isfinite(norm):
@@ -280,6 +286,22 @@ class Trainer:
             parameter.grad = gradient.view_as(parameter)
         return float(mean)
 
+    def average_over_ranks(self) -> None:
+        """Replace every rank's weights by their mean, by the audio each has heard since the last time (local SGD).
+
+        Ranks need not be equally fast, and exchange little: the optimisers' states stay their own.
+        """
+        share = self.heard_s - self.agreed_s
+        values = list(self.encoder.parameters())
+        flat = torch.cat([*(p.detach().reshape(-1) * share for p in values), torch.tensor([share])])
+        distributed.all_reduce(flat)
+        *sums, heard = flat.split([*(p.numel() for p in values), 1])
+        with torch.no_grad():
+            for value, total in zip(values, sums):
+                value.copy_((total / heard).view_as(value))
+        self.agreed_s = self.heard_s = self.agreed_s + float(heard)
+        self.agreed_at = time.monotonic()
+
     def run(self) -> Path:
         """Train to the end (or from the last checkpoint on); returns the path of final.pt."""
         from tqdm import tqdm
@@ -294,6 +316,7 @@ class Trainer:
             mininterval=5,
         )
         started, saved_at = time.monotonic() - self.spent_s, time.monotonic()
+        self.agreed_s, self.agreed_at = self.heard_s, time.monotonic()
         while self.progress < 1:
             plan = BatchPlan(
                 self.train_set, self.targets, self.config, self.epoch, self.step_in_epoch, self.rank, self.n_ranks
@@ -301,6 +324,9 @@ class Trainer:
             for arrays in loader_of(plan):
                 parts = self.step_on(arrays)
                 self.step_in_epoch += 1
+                overdue = time.monotonic() - self.agreed_at > self.config.average_every_s
+                if self.averages_weights and (overdue or self.progress >= 1):
+                    self.average_over_ranks()
                 self.spent_s = time.monotonic() - started
                 bar.update(round(self.heard_s / 3600, 2) - bar.n)
                 bar.set_postfix({k: f"{v:.3f}" for k, v in parts.items()}, refresh=False)

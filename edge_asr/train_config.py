@@ -36,6 +36,7 @@ class TrainConfig:
     crf_from: float = 0.15  # CTC alone before, CTC-CRF after
     ctc_weight: float = 0.1  # of CTC beside CTC-CRF
     aux_weight: float = 0.3  # of the intermediate CTC
+    average_every_s: float = 0.0  # many processes: 0 averages gradients at each step, more averages weights so often
     ema: float = 0.998
     best_of: int = 3  # so many of the best dev passes are averaged
     precision: str = "auto"  # fp32, bf16, or the faster of the two on this machine
