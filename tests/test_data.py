@@ -9,13 +9,18 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import signal
 
 from edge_asr import data
 from edge_asr.data import (
+    FLOOR,
     AugmentConfig,
     FeatureSet,
     add_noise,
+    equalise,
+    limit_band,
     mask_features,
+    mel_bin,
     prepare,
     read_manifest,
     resample_features,
@@ -101,6 +106,26 @@ def test_noise_added_to_mel_powers_is_close_to_noise_added_to_samples():
     assert np.abs(truth - added).mean() < 0.35  # nepers of power; the cross term has mean zero
     louder, softer = (add_noise(fbank(voice), fbank(noise), snr).mean() for snr in (0.0, 30.0))
     assert louder > softer + 0.5
+
+
+@pytest.mark.parametrize("cutoff_hz", [3000.0, 3400.0, 4000.0])
+def test_a_limited_band_is_that_of_a_low_pass_filter(cutoff_hz):
+    voice = (0.1 * np.random.default_rng(0).normal(size=48_000)).astype(np.float32)
+    steep = signal.firwin(1601, cutoff_hz, fs=16_000)
+    truth = fbank(signal.fftconvolve(voice, steep, mode="same").astype(np.float32)).mean(0)
+    limited = limit_band(fbank(voice), cutoff_hz, FLOOR[0]).mean(0)
+    edge = int(mel_bin(cutoff_hz))
+    np.testing.assert_allclose(limited[: edge - 1], truth[: edge - 1], atol=0.2)
+    assert np.all(limited[edge + 4 :] < limited[: edge - 1].min() - 5)
+    assert np.all(truth[edge + 4 :] < truth[: edge - 1].min() - 5)
+
+
+def test_an_equaliser_is_smooth_and_the_same_for_all_frames():
+    features = np.random.default_rng(0).normal(size=(50, N_MEL)).astype(np.float32)
+    gain = equalise(features, 4.0, np.random.default_rng(1)) - features
+    np.testing.assert_allclose(gain, np.tile(gain[0], (50, 1)), atol=1e-5)
+    assert 0.1 < gain[0].std() < 3
+    assert np.abs(np.diff(gain[0], 2)).max() < 0.5
 
 
 def test_masks_hide_no_more_than_their_share():

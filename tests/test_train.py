@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import distributed
 
 from edge_asr.checkpoint import average_weights, load_checkpoint
 from edge_asr.data import AugmentConfig, prepare
@@ -96,7 +97,8 @@ def test_the_loss_falls(tmp_path, cache, encoder):
     assert "crf" not in log[0]
 
 
-def test_two_processes_train_one_model(tmp_path, cache):
+@pytest.mark.parametrize("average_every_s", ["0", "0.2"])
+def test_two_processes_train_one_model(tmp_path, cache, average_every_s):
     command = [
         sys.executable,
         "-m",
@@ -124,6 +126,8 @@ def test_two_processes_train_one_model(tmp_path, cache):
         "fp32",
         "--n-threads",
         "1",
+        "--average-every-s",
+        average_every_s,
     ]
     done = subprocess.run(
         command,
@@ -137,6 +141,27 @@ def test_two_processes_train_one_model(tmp_path, cache):
     final = load_checkpoint(tmp_path / "final.pt")
     assert final["heard_s"] >= final["config"]["passes"] * 50
     assert "2 processes" in done.stderr
+
+
+def test_weights_are_averaged_by_what_each_rank_heard(tmp_path, cache, monkeypatch):
+    fast, slow = (Trainer(config_for(tmp_path / str(seed), cache, seed=seed)) for seed in (1, 2))
+    expected = {n: 0.75 * p + 0.25 * q for (n, p), (_, q) in zip(named(fast), named(slow), strict=True)}
+    fast.heard_s, slow.heard_s = 30.0, 10.0
+    sent = []
+    monkeypatch.setattr(distributed, "all_reduce", lambda flat: sent.append(flat.clone()))
+    for trainer in (fast, slow):  # what each would send; the weights are unchanged by a sum over itself alone
+        trainer.average_over_ranks()
+        trainer.agreed_s, trainer.heard_s = 0.0, {fast: 30.0, slow: 10.0}[trainer]
+    monkeypatch.setattr(distributed, "all_reduce", lambda flat: flat.copy_(sent[0] + sent[1]))
+    for trainer in (fast, slow):
+        trainer.average_over_ranks()
+        assert trainer.heard_s == trainer.agreed_s == 40.0
+        for name, value in named(trainer):
+            torch.testing.assert_close(value, expected[name])
+
+
+def named(trainer: Trainer) -> list[tuple[str, torch.Tensor]]:
+    return [(name, p.detach().clone()) for name, p in trainer.encoder.named_parameters()]
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
