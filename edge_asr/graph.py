@@ -21,6 +21,7 @@ import kaldifst
 import numpy as np
 
 from edge_asr.acceptors import lexicon_transducer, lm_acceptor, with_end_label
+from edge_asr.arpa import read_arpa
 from edge_asr.errors import (
     GraphError,
     LexiconError,
@@ -28,7 +29,7 @@ from edge_asr.errors import (
     ModelMismatchError,
     ModelNotFoundError,
 )
-from edge_asr.ngram import MARKS, NgramModel, read_arpa, restrict
+from edge_asr.ngram import MARKS, NgramModel, restrict
 from edge_asr.tokens import Lexicon, Pronunciation, TokenTable
 from edge_asr.topology import CtcGraph, add_topology, pack, to_decoding_fst, unpack
 from edge_asr.transducer import (

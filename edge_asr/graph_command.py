@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edge_asr.arpa import read_arpa, read_text, write_arpa
 from edge_asr.errors import OutputError
 from edge_asr.grammar import build_grammar_graph
 from edge_asr.graph import Graph, build_lm_graph, save_graph
 from edge_asr.model_files import seal
-from edge_asr.ngram import estimate, prune, read_arpa, read_text, restrict, write_arpa
+from edge_asr.ngram import estimate, prune, restrict
 from edge_asr.recognizer import default_lexicon
 from edge_asr.tokens import Lexicon, TokenTable
 from edge_asr.topology import TOPOLOGIES

@@ -12,20 +12,10 @@ import json
 import time
 from pathlib import Path
 
+from edge_asr.arpa import read_arpa, read_text
 from edge_asr.graph import build_lm_graph, save_graph
 from edge_asr.model_files import seal
-from edge_asr.ngram import (
-    BOS,
-    EOS,
-    NgramModel,
-    estimate,
-    interpolate,
-    perplexity,
-    prune,
-    read_arpa,
-    read_text,
-    restrict,
-)
+from edge_asr.ngram import BOS, EOS, NgramModel, estimate, interpolate, perplexity, prune, restrict
 from edge_asr.tokens import Lexicon, TokenTable
 
 WEIGHTS = {"general": 0.8, "books": 0.1, "assistant": 0.05, "train": 0.05}

@@ -9,20 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_asr.arpa import read_arpa, read_text, write_arpa
 from edge_asr.errors import LanguageModelError
-from edge_asr.ngram import (
-    BOS,
-    EOS,
-    NgramModel,
-    estimate,
-    interpolate,
-    perplexity,
-    prune,
-    read_arpa,
-    read_text,
-    restrict,
-    write_arpa,
-)
+from edge_asr.ngram import BOS, EOS, NgramModel, estimate, interpolate, perplexity, prune, restrict
 
 texts = st.lists(st.lists(st.sampled_from("abcd"), max_size=6), min_size=1, max_size=12)
 orders = st.integers(1, 4)
