@@ -194,6 +194,12 @@ class GraphDecoder:
         self._finished = True
         return self._words(*self._best_path())
 
+    def tokens_of_words(self) -> list[tuple[int, ...]]:
+        """For each word of the best path, the tokens that it was heard as: which of its pronunciations was said."""
+        spans, word_ids = self._best_path()
+        places = align_words([span.token + 1 for span in spans], word_ids, self.graph)
+        return [tuple(span.token for span in spans[low:high]) for low, high in places]
+
     def reset(self) -> None:
         self._start_frame += self.n_frames
         self.n_frames = 0
