@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from torch import Tensor
 from edge_asr.errors import CheckpointError
 
 CHECKPOINT_FORMAT = 1
+SCHEDULE = (
+    "passes", "batch_s", "muon_lr", "adam_lr", "weight_decay", "warm_up", "crf_from", "ctc_weight", "aux_weight",
+    "average_every_s", "ema", "best_of", "tokens",
+)  # fmt: skip
+MAX_ANCESTORS = 8  # runs that started from runs; a circle of names ends here
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -41,3 +47,34 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def average_weights(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Element-wise mean of several weight dictionaries."""
     return {k: sum(s[k].double() for s in states).div(len(states)).to(states[0][k].dtype) for k in states[0]}
+
+
+def training_record(checkpoint: Mapping[str, Any], n_ancestors: int = 0) -> dict[str, Any]:
+    """How a checkpoint was trained, as plain data; a run that started from another one's weights carries its record.
+
+    `heard_h` counts this run, `heard_h_in_all` also the runs before it, as far as their checkpoints are still there.
+    """
+    config, heard_s, spent_s = checkpoint["config"], checkpoint["heard_s"], checkpoint["spent_s"]
+    record: dict[str, Any] = {
+        "run": Path(config["out"]).name,
+        "encoder": checkpoint["encoder"],
+        "epochs": checkpoint["epoch"],
+        "steps": checkpoint["step"],
+        "heard_h": round(heard_s / 3600, 1),
+        "spent_h": round(spent_s / 3600, 2),
+        "x_real_time": round(heard_s / spent_s, 1) if spent_s else None,
+        "seed": config["seed"],
+        "machine": checkpoint.get("machine"),
+        "n_processes": checkpoint.get("n_processes"),
+        "schedule": {name: config[name] for name in SCHEDULE if name in config},
+        "augment": config.get("augment", {}),
+        "curve": [[row["heard_h"], row["dev_crf"]] for row in checkpoint["dev_log"] if "dev_crf" in row],
+    }
+    record["heard_h_in_all"] = record["heard_h"]
+    if config.get("init"):
+        record["started_from"] = {"run": Path(config["init"]).parent.name}  # all that is known where it is gone
+        if Path(config["init"]).is_file() and n_ancestors < MAX_ANCESTORS:
+            earlier = training_record(load_checkpoint(config["init"]), n_ancestors + 1)
+            record["started_from"] |= earlier
+            record["heard_h_in_all"] = round(record["heard_h"] + earlier["heard_h_in_all"], 1)
+    return record

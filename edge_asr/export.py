@@ -6,7 +6,8 @@
 
 The weights are rounded to fp16 first and stored so (a Cast to fp32 follows each; the runtime folds it at load), so that
 torch and encoder.onnx compute the same and the file is half the size. int8: matrix products of linear layers as QDQ
-U8S8, per channel, static ranges from calibration audio; LSTM as DynamicQuantizeLSTM (onnxruntime has no other).
+U8S8, per channel, static ranges from calibration audio; LSTM as DynamicQuantizeLSTM (onnxruntime has no other); norms
+spelt out, so that every release of onnxruntime rounds alike.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from onnxruntime import quantization
 
 from edge_asr import features, sherpa_export
 from edge_asr.audio import load_audio
-from edge_asr.checkpoint import load_checkpoint
+from edge_asr.checkpoint import load_checkpoint, training_record
 from edge_asr.data import read_manifest
 from edge_asr.encoders import build
 from edge_asr.encoders.layers import SUBSAMPLING
 from edge_asr.errors import ExportError
 from edge_asr.model_files import seal
+from edge_asr.onnx_passes import spell_out_norms
 from edge_asr.runtime import EncoderSession, EncoderStream, advance
 from edge_asr.tokens import TokenTable
 
@@ -311,6 +313,8 @@ def export(
         store_as_fp16(model)
         onnx.save(model, out / "encoder.onnx")
     int8 = onnx.load(out / "encoder.int8.onnx")
+    spell_out_norms(int8.graph)
+    onnx.checker.check_model(int8)
     write_metadata(int8, metadata | {"fp32_nodes": json.dumps(left)})
     onnx.save(int8, out / "encoder.int8.onnx")
 
@@ -333,9 +337,21 @@ def export(
     settings = json.loads(config.read_text()) if config.is_file() else {}
     if graph:
         settings["graph"] = graph
-    config.write_text(json.dumps({"encoder": checkpoint["encoder"], **settings, "export": report}, indent=2) + "\n")
+    settings |= {"export": report | {"fp32_nodes": left}, **describe(encoder, checkpoint)}
+    config.write_text(json.dumps({"encoder": checkpoint["encoder"], **settings}, indent=2) + "\n")
     seal(out)
     return report
+
+
+def describe(encoder: torch.nn.Module, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What config.json says of the encoder and its training, for cards and comparisons that load no model."""
+    return {
+        "encoder_config": checkpoint["encoder_config"],
+        "chunk_frames": encoder.chunk_frames,
+        "max_chunk_frames": encoder.max_chunk_frames,
+        "lookahead_frames": encoder.lookahead_frames,
+        "training": training_record(checkpoint),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from edge_asr.data import FeatureSet, prepare
 from edge_asr.encoders import SIZES, build, config_of
 from edge_asr.errors import CheckpointError, TrainingError
 from edge_asr.losses import dev_scores, to_batch, total_loss
+from edge_asr.machine import describe_machine
 from edge_asr.tokens import Lexicon, TokenTable
 from edge_asr.train_config import TrainConfig, build_parser, config_from
 
@@ -84,11 +85,12 @@ def learning_rate_factor(progress: float, warm_up: float) -> float:
 
 
 def target_ids(features: FeatureSet, lexicon: Lexicon, tokens: TokenTable) -> list[np.ndarray]:
-    """Token ids of each clip's text, the first pronunciation of every word."""
-    return [
-        np.array([i for word in clip.text.split() for i in tokens.ids(lexicon.pronunciations(word)[0])], np.int64)
-        for clip in features.clips
-    ]
+    """Token ids of each clip's text: the pronunciations that it names, else the first of every word."""
+    targets = []
+    for clip in features.clips:
+        said = [p.split() for p in clip.pronunciations] or (lexicon.pronunciations(w)[0] for w in clip.text.split())
+        targets.append(np.array([i for phones in said for i in tokens.ids(phones)], np.int64))
+    return targets
 
 
 class BatchPlan(torch.utils.data.Dataset):
@@ -214,6 +216,8 @@ class Trainer:
             "heard_s": self.heard_s,
             "spent_s": self.spent_s,
             "dev_log": self.dev_log,
+            "machine": describe_machine(),
+            "n_processes": self.n_ranks,
             "torch_rng": torch.get_rng_state(),
         }
 
