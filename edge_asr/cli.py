@@ -37,6 +37,7 @@ COMMAND_MODULES = {  # commands that read their own arguments: their module (or 
     "listen": ("edge_asr.listen", "live transcription of a microphone"),
     "devices": ("edge_asr.listen:devices_main", "list the microphones"),
     "graph": ("edge_asr.graph_command", "lexicon and ARPA, text or a grammar → a decoding graph"),
+    "align": ("edge_asr.align", "which pronunciation was said when, for a manifest whose texts are known"),
     "train": ("edge_asr.train", "train an encoder"),
     "export": ("edge_asr.export", "a checkpoint → ONNX fp32 and int8, verified"),
 }

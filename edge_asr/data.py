@@ -33,6 +33,7 @@ class Clip:
     text: str
     speaker: str = ""
     source: str = ""
+    pronunciations: tuple[str, ...] = ()  # phones of each word of the text, where `edge-asr align` has found them
     first_frame: int = -1
     n_frames: int = -1
 
@@ -79,6 +80,7 @@ def read_manifest(path: str | Path) -> list[Clip]:
                     row["text"],
                     str(row.get("speaker", "")),
                     str(row.get("source", "")),
+                    tuple(row.get("pronunciations", ())),
                 )
             )
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:

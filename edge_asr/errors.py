@@ -144,5 +144,9 @@ class ExportError(EdgeAsrError):
     exit_code = 62
 
 
+class AlignmentError(EdgeAsrError):
+    exit_code = 63
+
+
 class SimulationError(EdgeAsrError):
     exit_code = 70
