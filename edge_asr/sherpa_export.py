@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edge_asr.decoder import DEFAULT_ACOUSTIC_SCALE, DEFAULT_BEAM, DEFAULT_MAX_ACTIVE
 from edge_asr.errors import EdgeAsrError, ExportError, UsageError
 from edge_asr.features import N_MEL
 from edge_asr.graph import load_graph, with_final_states
 from edge_asr.model_files import ModelFiles, Precision, check_graph
+from edge_asr.onnx_passes import Constants, part_streams, replace_nodes
 from edge_asr.runtime import FRAME_SHIFT_MS, EncoderSession, check_chunk_frames
 from edge_asr.sherpa_card import card
 from edge_asr.transducer import from_kaldifst, to_kaldifst
@@ -75,12 +76,11 @@ def wrap_encoder(model: onnx.ModelProto, chunk_frames: int, emission_scale: floa
     before = _unpack(build, shapes, sizes, spare, width)
     after = _pack(build, shapes, sizes, spare, width)
     _rename_output(graph, "log_probs", "slot_encoded")
+    part_streams(graph)
     after += _emissions(build, chunk_frames, int(metadata["lookahead_frames"]), n_tokens, emission_scale)
 
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(build.constants)
+    replace_nodes(graph, [*before, *graph.node, *after])
+    graph.initializer.extend(build.tensors)
     states = slot_shapes(width)
     del graph.input[:], graph.output[:]
     graph.input.extend([_value("x", ["N", chunk_frames, N_MEL]), *(_value(n, s) for n, s in states.items())])
@@ -88,7 +88,7 @@ def wrap_encoder(model: onnx.ModelProto, chunk_frames: int, emission_scale: floa
     graph.output.extend(_value(f"new_{name}", shape) for name, shape in states.items())
     del graph.value_info[:]  # shapes that tracing wrote for a free time axis
 
-    used = {node.domain for node in graph.node}
+    used = {node.domain for node in _all_nodes(graph)}
     versions = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]  # a quantiser lists domains that nothing uses, and an older runtime may refuse them
     model.opset_import.extend(versions)
@@ -97,26 +97,29 @@ def wrap_encoder(model: onnx.ModelProto, chunk_frames: int, emission_scale: floa
     return model
 
 
-class _Builder:
-    """Constants of the added nodes, under names that no encoder uses."""
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
+
+
+class _Builder(Constants):
+    """Constants and reshapes of the added nodes."""
 
     def __init__(self) -> None:
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, value: Any, dtype: type = np.int64) -> str:
-        name = f"slot_constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.array(value, dtype), name))
-        return name
+        super().__init__("slot")
 
     def reshape(self, source: str, target: str, shape: list[int]) -> onnx.NodeProto:
-        return helper.make_node("Reshape", [source, self.constant(shape)], [target])
+        return helper.make_node("Reshape", [source, self.add(shape)], [target])
 
 
 def _unpack(build: _Builder, shapes: list[list[int]], sizes: list[int], spare: int, width: int) -> list[onnx.NodeProto]:
     """cached_conv1_0, cached_conv2_0 → state_0 …; what is left over becomes `slot_spare`, always zero."""
     half = CACHE_DIM * width
     pieces = [f"slot_state_{i}" for i in range(len(sizes))] + (["slot_spare"] if spare else [])
-    lengths = build.constant(sizes + ([spare] if spare else []))
+    lengths = build.add(sizes + ([spare] if spare else []))
     return [
         build.reshape("cached_conv1_0", "slot_conv1", [-1, half]),
         build.reshape("cached_conv2_0", "slot_conv2", [-1, half]),
@@ -129,7 +132,7 @@ def _unpack(build: _Builder, shapes: list[list[int]], sizes: list[int], spare: i
 def _pack(build: _Builder, shapes: list[list[int]], sizes: list[int], spare: int, width: int) -> list[onnx.NodeProto]:
     """next_state_0 … → new_cached_conv1_0, new_cached_conv2_0; the other caches pass through."""
     flat = [f"slot_next_{i}" for i in range(len(sizes))]
-    half = build.constant([CACHE_DIM * width] * 2)
+    half = build.add([CACHE_DIM * width] * 2)
     return [
         *(build.reshape(f"next_state_{i}", name, [-1, size]) for i, (name, size) in enumerate(zip(flat, sizes))),
         helper.make_node("Concat", flat + (["slot_spare"] if spare else []), ["slot_repacked"], axis=1),
@@ -144,16 +147,16 @@ def _emissions(
     build: _Builder, chunk_frames: int, lookahead_frames: int, n_tokens: int, scale: float
 ) -> list[onnx.NodeProto]:
     """slot_encoded → log_probs: the vectors before the first frame, which our runtime drops, become blank."""
-    frames = build.constant(np.arange(0, chunk_frames, SUBSAMPLING).reshape(1, -1, 1))
+    frames = build.add(np.arange(0, chunk_frames, SUBSAMPLING).reshape(1, -1, 1))
     silent = np.full(n_tokens, OTHER_TOKENS * scale)
     silent[0] = 0.0
     return [
-        helper.make_node("Add", ["processed_lens", build.constant([chunk_frames])], ["new_processed_lens"]),
+        helper.make_node("Add", ["processed_lens", build.add([chunk_frames])], ["new_processed_lens"]),
         build.reshape("processed_lens", "slot_fed", [-1, 1, 1]),
         helper.make_node("Add", ["slot_fed", frames], ["slot_frame"]),
-        helper.make_node("Less", ["slot_frame", build.constant([lookahead_frames])], ["slot_early"]),
-        helper.make_node("Mul", ["slot_encoded", build.constant(scale, np.float32)], ["slot_scaled"]),
-        helper.make_node("Where", ["slot_early", build.constant(silent, np.float32), "slot_scaled"], ["log_probs"]),
+        helper.make_node("Less", ["slot_frame", build.add([lookahead_frames])], ["slot_early"]),
+        helper.make_node("Mul", ["slot_encoded", build.add(scale, np.float32)], ["slot_scaled"]),
+        helper.make_node("Where", ["slot_early", build.add(silent, np.float32), "slot_scaled"], ["log_probs"]),
     ]
 
 
@@ -210,7 +213,7 @@ def check_order(session: onnxruntime.InferenceSession, path: Path) -> None:
 
 
 def verify(encoder: EncoderSession, path: Path, chunk_frames: int) -> float:
-    """Largest difference of log-probabilities, two streams in a batch, from the zero state; raises ExportError."""
+    """Largest difference of log-probabilities, two streams in a batch against each alone; raises ExportError."""
     session = onnxruntime.InferenceSession(path, _options(), providers=["CPUExecutionProvider"])
     check_order(session, path)
     scale = float(session.get_modelmeta().custom_metadata_map["emission_scale"])
@@ -218,13 +221,14 @@ def verify(encoder: EncoderSession, path: Path, chunk_frames: int) -> float:
         np.zeros([2 if n == "N" else n for n in value.shape], np.int64 if "int64" in value.type else np.float32)
         for value in session.get_inputs()[1:]
     ]
-    rng, own_states = np.random.default_rng(0), encoder.initial_states(2)
+    rng, own_states = np.random.default_rng(0), [encoder.initial_states(), encoder.initial_states()]
     n_early, worst = encoder.info.lookahead_frames // SUBSAMPLING, 0.0
     for _ in range(VERIFY_CHUNKS):
         x = rng.normal(encoder.info.pad_features, 2.0, (2, chunk_frames, N_MEL)).astype(np.float32)
         names = [value.name for value in session.get_inputs()]
         wrapped, *states = session.run(None, dict(zip(names, [x, *states], strict=True)))
-        own, own_states = encoder.step(x, own_states)
+        alone = [encoder.step(x[i : i + 1], own_states[i]) for i in range(2)]
+        own, own_states = np.concatenate([log_probs for log_probs, _ in alone]), [after for _, after in alone]
         early, n_early = min(n_early, own.shape[1]), max(0, n_early - own.shape[1])
         if wrapped[:, :early].argmax(2).any():
             raise ExportError(f"{path}: needs blank in the {early} vectors before the first frame; export it again")

@@ -161,6 +161,61 @@ def test_only_domains_in_use_are_declared(tone_encoder):
     assert [entry.domain for entry in wrap_encoder(model, 32).opset_import] == [""]
 
 
+def write_int8_lstm(path: Path, like: Path) -> None:
+    """An encoder of one LSTM of 8 units, quantised as the exporter does it; metadata of the file `like`."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    rng = np.random.default_rng(0)
+    sizes = {"w_in": (320, 6), "w": (1, 32, 6), "r": (1, 32, 8), "b": (1, 64), "w_out": (8, 40)}
+    constants = {name: rng.normal(0, 0.3, size).astype(np.float32) for name, size in sizes.items()}
+    constants |= {"stacked": np.array([0, -1, 320]), "one": np.array([1])}
+    node = onnx.helper.make_node
+    nodes = [
+        node("Reshape", ["x", "stacked"], ["frames"]),
+        node("MatMul", ["frames", "w_in"], ["low"]),
+        node("Transpose", ["low"], ["steps"], perm=[1, 0, 2]),
+        *(node("Transpose", [f"state_{i}"], [f"before_{i}"], perm=[1, 0, 2]) for i in range(2)),
+        node("LSTM", ["steps", "w", "r", "b", "", "before_0", "before_1"], ["y", "after_0", "after_1"], hidden_size=8),
+        *(node("Transpose", [f"after_{i}"], [f"next_state_{i}"], perm=[1, 0, 2]) for i in range(2)),
+        node("Squeeze", ["y", "one"], ["heard"]),
+        node("Transpose", ["heard"], ["turned"], perm=[1, 0, 2]),
+        node("MatMul", ["turned", "w_out"], ["logits"]),
+        node("LogSoftmax", ["logits"], ["log_probs"], axis=2),
+    ]
+    states = [(name, ["N", 1, 8]) for name in ("state_0", "state_1")]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "lstm",
+        [value(name, 1, shape) for name, shape in [("x", ["N", "T", 80]), *states]],
+        [
+            value(name, 1, shape)
+            for name, shape in [("log_probs", ["N", "U", 40]), *((f"next_{n}", s) for n, s in states)]
+        ],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    quantize_dynamic(path, path, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8)
+    model = onnx.load(path)
+    assert "DynamicQuantizeLSTM" in {n.op_type for n in model.graph.node}
+    del model.metadata_props[:]
+    model.metadata_props.extend(onnx.load(like).metadata_props)
+    onnx.save(model, path)
+
+
+def test_streams_beside_each_other_share_no_range_of_a_quantised_lstm(tone_encoder, tmp_path):
+    write_int8_lstm(tmp_path / "int8.onnx", tone_encoder)
+    encoder = EncoderSession(tmp_path / "int8.onnx")
+    onnx.save(wrap_encoder(onnx.load(tmp_path / "int8.onnx"), 32), tmp_path / "wrapped.onnx")
+    assert verify(encoder, tmp_path / "wrapped.onnx", 32) <= 1e-5  # two streams in a batch against each alone
+    x = np.random.default_rng(1).normal(-5, 3, (2, 32, 80)).astype(np.float32)
+    x[1] *= 3
+    together = encoder.step(x, encoder.initial_states(2))[0][0]
+    alone = encoder.step(x[:1], encoder.initial_states())[0][0]
+    assert np.abs(together - alone).max() > 1e-4  # else this test would prove nothing
+
+
 @pytest.mark.parametrize("chunk_ms", [80, 640])
 def test_another_chunk_hears_the_same(tone_model, tmp_path, chunk_ms):
     report = export_sherpa(tone_model, tmp_path / "out", chunk_ms=chunk_ms, greedy=True)

@@ -173,6 +173,7 @@ def test_an_exported_model_is_the_trained_one(tmp_path, cache, encoder):
     kinds = {n.op_type for n in int8.graph.node}
     assert ("DynamicQuantizeLSTM" in kinds) == (encoder == "lstm")
     assert "QuantizeLinear" in kinds
+    assert "LayerNormalization" not in kinds  # its bits depend on the release of onnxruntime
     assert not linear_nodes(int8), "a linear layer was left in fp32"
     metadata = {p.key: p.value for p in int8.metadata_props}
     assert json.loads(metadata["config"])["dim"] == 32
