@@ -5,6 +5,7 @@ EdgeAsrError                    1
 ├── StreamError                 4   a verb was called in the wrong order
 ├── OutputError                 5   a result cannot be written
 ├── DependencyError             6   an optional package or system library is missing
+├── WorkerError                 8   a process that transcribed a file died
 ├── AudioError                 10
 │   ├── AudioNotFoundError     11   no such file, or not readable by this user
 │   ├── AudioDirectoryError    12   a folder where a file was expected
@@ -58,6 +59,10 @@ class OutputError(EdgeAsrError):
 
 class DependencyError(EdgeAsrError):
     exit_code = 6
+
+
+class WorkerError(EdgeAsrError):
+    exit_code = 8
 
 
 class AudioError(EdgeAsrError):

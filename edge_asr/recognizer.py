@@ -12,7 +12,7 @@ An endpoint resets the search and the endpoint rules, never the encoder, so no f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,6 +106,10 @@ class Stream:
         return self._finished and not self.is_ready
 
     @property
+    def needs_search(self) -> bool:
+        return self._emissions is not None
+
+    @property
     def needs_encoding(self) -> bool:
         return self._emissions is None and self.encoder.n_ready_frames > 0
 
@@ -137,7 +141,7 @@ class Recognizer:
                 large as the model takes, up to 2.56 s, which costs less. A model of sherpa-onnx has one of its own
     decoder:    "graph" (lexicon and language model) or "greedy"; None takes the graph where the model has one
     grammar:    a file of phrases to listen for, instead of the model's own graph
-    graph:      the folder of another graph, made by `edge-asr graph`
+    graph:      the folder of another graph, made by `edge-asr graph`, or one that `shared_graph` has loaded
     beam, max_active, acoustic_scale, word_cost, blank_skip: of the graph search; None takes the model's own
     endpoint:   the rules for the end of an utterance
     Raises: ModelError, GraphError, LexiconError, UsageError.
@@ -150,7 +154,7 @@ class Recognizer:
         chunk_ms: int | None = DEFAULT_CHUNK_MS,
         decoder: DecoderKind | None = None,
         grammar: str | os.PathLike[str] | None = None,
-        graph: str | os.PathLike[str] | None = None,
+        graph: str | os.PathLike[str] | Graph | None = None,
         beam: float | None = None,
         max_active: int | None = None,
         acoustic_scale: float | None = None,
@@ -175,6 +179,15 @@ class Recognizer:
         self.graph = _choose_graph(files, decoder, grammar, graph, word_cost)
         self.decoder_kind: DecoderKind = "greedy" if self.graph is None else "graph"
 
+    @staticmethod
+    def shared_graph(options: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of a Recognizer with the graph loaded that they ask for, for processes to fork with."""
+        chosen = {name: options.get(name) for name in ("decoder", "grammar", "graph")}
+        files = open_model(options.get("model", DEFAULT_MODEL))
+        word_cost = _search_settings(files, {"word_cost": options.get("word_cost")}).get("word_cost")
+        graph = _choose_graph(files, **chosen, word_cost=word_cost)
+        return {**options, "grammar": None, "graph": graph}
+
     def create_stream(self) -> Stream:
         if self.graph is None:
             decoder: Decoder = GreedyDecoder(self._tokens)
@@ -192,13 +205,20 @@ class Recognizer:
 
     def decode_streams(self, streams: Sequence[Stream]) -> None:
         """One step of every stream that is ready, with one encoder call for those whose chunks are of equal length."""
+        self.encode(streams)
+        for stream in streams:
+            self._search_on(stream)
+
+    def encode(self, streams: Sequence[Stream]) -> None:
+        """One encoder step, as a batch, of all streams that have a chunk and whose last chunk has been searched."""
         hungry = [stream for stream in streams if stream.needs_encoding]
         for stream, emissions in zip(hungry, advance(self.session, [s.encoder for s in hungry]), strict=True):
             stream.give(emissions)
-        for stream in streams:
-            emissions = stream.take_emissions()
-            if emissions is not None:
-                stream.decoder.accept(emissions)
+
+    def _search_on(self, stream: Stream) -> None:
+        emissions = stream.take_emissions()
+        if emissions is not None:
+            stream.decoder.accept(emissions)
 
     def is_endpoint(self, stream: Stream) -> bool:
         """The utterance is over: take its result, then `reset`. Asked only every 320 ms of the stream, else False."""
@@ -218,8 +238,15 @@ class Recognizer:
 
     def finals(self, stream: Stream) -> Iterator[Segment]:
         """Decode all that is ready, and give the segments that have become final; those without words are left out."""
+        yield from self.search(stream)
         while stream.is_ready:
-            self.decode(stream)
+            self.encode([stream])
+            yield from self.search(stream)
+
+    def search(self, stream: Stream) -> Iterator[Segment]:
+        """Search all that `encode` has made of the stream, and give the segments that have become final by that."""
+        while stream.needs_search:
+            self._search_on(stream)
             if self.is_endpoint(stream):
                 yield from self._close_segment(stream)
         if stream.is_over:
@@ -302,7 +329,7 @@ def _choose_graph(
     files: ModelFiles,
     decoder: DecoderKind | None,
     grammar: str | os.PathLike[str] | None,
-    graph: str | os.PathLike[str] | None,
+    graph: str | os.PathLike[str] | Graph | None,
     word_cost: float | None,
 ) -> Graph | None:
     """The graph to search; None for greedy search."""
@@ -310,6 +337,8 @@ def _choose_graph(
         raise UsageError(f"decoder must be graph or greedy, got {decoder!r}")
     if sum(choice is not None for choice in (grammar, graph, decoder if decoder == "greedy" else None)) > 1:
         raise UsageError("a grammar, a graph and greedy search exclude each other; give one of them")
+    if isinstance(graph, Graph):
+        return graph
     if grammar is not None:
         return compile_grammar(grammar, files.tokens)
     if decoder == "greedy":
