@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from edge_asr.plotting import BAD, COLOURS, FAINT, GOOD, STYLE, as_svg, new_figure
 from firmware_sim.cost import WITH_MACS
 from firmware_sim.device import Device
 from firmware_sim.latency import OpTime, rates
@@ -18,45 +16,10 @@ from firmware_sim.ledger import Ledger
 from firmware_sim.simulator import BLOCK_S, BLOCK_SAMPLES, Run
 from firmware_sim.verdict import Assessment
 
-INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-GOOD, BAD = "#2f855a", "#c53030"
-COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b7791f", "#319795", "#c53030", "#718096", "#97266d", "#4a5568")
 BOUND_COLOURS = {"compute": "#2b6cb0", "memory": "#dd6b20", "overhead": "#a0aec0"}
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "firmware-sim",  # the same page for the same result
-    "font.size": 9.5,
-    "font.family": "sans-serif",
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "text.color": INK,
-    "legend.frameon": False,
-    "grid.color": GRID,
-}
 MAX_POINTS = 1500  # of a curve in the page
 N_LABELS = 5
 SYSTEM_LABEL = "system reserve"
-
-
-def as_svg(figure: Figure) -> str:
-    """SVG element of a figure, without prologue and fixed size, so that it scales with the page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*pt"', r"\1", text, count=2)
-
-
-def new_figure(width: float, height: float, **kwargs: object) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, np.atleast_1d(figure.subplots(**kwargs))
 
 
 def ledger_plot(ledgers: Sequence[Ledger]) -> str:
