@@ -37,6 +37,14 @@ class FileResult:
     warnings: list[str] = field(default_factory=list)
 
 
+def warnings_of(audio: AudioFile) -> list[str]:
+    """What was wrong with a recording that has been read, but could be passed."""
+    warnings = [] if audio.damage is None else [f"{audio.damage}; the text ends there"]
+    if audio.n_replaced:
+        warnings.append(f"{audio.n_replaced} samples were NaN, infinite or impossible and were taken as silence")
+    return warnings
+
+
 class _Lane:
     """A file on its way through the recognizer."""
 
@@ -69,13 +77,10 @@ class _Lane:
         return self.error is not None or self.stream.is_over
 
     def close(self) -> FileResult:
-        warnings = []
+        warnings: list[str] = []
         if self._audio is not None:
             self._audio.close()
-            if self._audio.damage is not None:
-                warnings.append(self._audio.damage)
-            if self._audio.n_replaced:
-                warnings.append(f"{self._audio.n_replaced} samples were NaN, infinite or impossible and are now 0")
+            warnings = warnings_of(self._audio)
         return FileResult(self.source, self.stream.duration_s, self.segments, self.error, warnings)
 
 
