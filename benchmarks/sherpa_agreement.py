@@ -1,16 +1,18 @@
-"""Does sherpa-onnx say what we say? Tokens and words of an exported model, clip by clip, in both runtimes.
+"""Does sherpa-onnx say what we say? Tokens and words of exported models, clip by clip, in both runtimes.
 
-    edge-asr export --target sherpa-onnx models/tcn-small sherpa/tcn-small
-    python benchmarks/sherpa_agreement.py models/tcn-small sherpa/tcn-small --manifest dev-clean.jsonl \\
-        [--python /other/venv/bin/python …] [--decoder greedy graph] [--precision fp32 int8] [--limit 50]
+    python -m venv sherpa-1.13.4 && sherpa-1.13.4/bin/pip install numpy sherpa-onnx==1.13.4     # for each release
+    python benchmarks/sherpa_agreement.py --manifest dev-clean.jsonl --limit 30 --json agreement.json \\
+        --python sherpa-1.13.4/bin/python sherpa-2.0.1/bin/python
 
-Each `--python` is an interpreter with another release of sherpa-onnx (and numpy). Figures, one JSON line for each
-release, precision and search:
+exports every shipped model (or those of `--model`) to a temporary folder, runs it in each release of sherpa-onnx,
+greedy in int8 and fp32 and with the decoding graph in int8, and prints a table. Ends with 1 where a bar is missed.
 
-same_audio   clips whose tokens (words) are equal when both hear the clip and the silence that sherpa-onnx needs
-clip_only    the same when ours hears the clip alone and pads by itself, as its users have it
-batch        clips whose tokens in sherpa-onnx are the same in batches of streams as one by one
-wer, token_difference   percent of words wrong in each runtime; of ours, edits from one's tokens (words) to the other's
+same    clips whose tokens (words) are equal when both hear the clip and the silence that sherpa-onnx needs; with greedy
+        search all must be
+alone   the same when ours hears the clip alone and pads by itself, as its users have it
+differ  percent of tokens (words) that differ in `same`: edits from ours to sherpa-onnx's
+batch   clips whose tokens in sherpa-onnx are the same in batches of eight streams as one by one; all must be
+WER     of ours on the clip alone, of sherpa-onnx; with the graph they must lie within 0.5
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,9 @@ RATE_HZ = 16_000
 BATCH = 8
 PIECE = RATE_HZ // 10  # samples for each accept_waveform
 MODEL_FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+RUNS = {"greedy": ("int8", "fp32"), "graph": ("int8",)}
+MOST_WER_APART = 0.5
+SHIPPED = Path(__file__).parent.parent / "models"
 
 
 # --- sherpa-onnx, in an interpreter of its own: needs nothing but sherpa_onnx and numpy -----------------------------
@@ -64,118 +70,144 @@ def _recognise(recognizer: Any, clips: list[np.ndarray]) -> list[dict[str, Any]]
     return [{"tokens": list(result.tokens), "words": list(result.words)} for result in results]
 
 
-# --- ours, and the comparison ---------------------------------------------------------------------------------------
-
-
-def compare(arguments: argparse.Namespace) -> None:
-    from edge_asr.audio import load_audio
-    from edge_asr.data import read_manifest
-
-    clips = read_manifest(arguments.manifest)[: arguments.limit]
-    samples = [load_audio(clip.audio_filepath) for clip in clips]
-    silence = np.zeros(tail_samples(arguments.sherpa), np.float32)
-    longer = [np.concatenate([clip, silence]) for clip in samples]
-    with tempfile.TemporaryDirectory() as folder:
-        for i, clip in enumerate(longer):
-            np.save(Path(folder) / f"{i:06d}.npy", clip)
-        for decoder in arguments.decoder:
-            for precision in arguments.precision:
-                options = {"model": arguments.model, "precision": precision, "decoder": decoder}
-                if decoder == "graph":
-                    options["graph"] = arguments.graph
-                same, alone = ours(options, longer, arguments.sherpa), ours(options, samples)
-                for python in arguments.python or [sys.executable]:
-                    theirs = run_worker(python, arguments.sherpa, precision, decoder, Path(folder))
-                    row = {"model": Path(arguments.model).name, "decoder": decoder, "precision": precision}
-                    print(json.dumps(row | figures(clips, same, alone, theirs, decoder, arguments.sherpa)), flush=True)
-
-
-def chunk_and_lookahead(directory: Path) -> tuple[int, int]:
-    """In frames of 10 ms."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(directory / MODEL_FILES["int8"], providers=["CPUExecutionProvider"])
-    metadata = session.get_modelmeta().custom_metadata_map
-    return int(metadata["T"]), int(metadata["lookahead_frames"])
-
-
-def tail_samples(directory: Path) -> int:
-    from edge_asr.sherpa_export import tail_ms
-
-    return tail_ms(*(10 * frames for frames in chunk_and_lookahead(directory))) * RATE_HZ // 1000
-
-
-def ours(options: dict[str, Any], audio: list[np.ndarray], like: Path | None = None) -> list[list[str]]:
-    """Tokens or words of each clip, without endpoints, for sherpa-onnx has none by default.
-
-    like: its directory; tokens after the last vector that sherpa-onnx decodes, which lie in the silence, are left out.
-    """
-    from edge_asr.endpoint import EndpointRules
-    from edge_asr.recognizer import Recognizer
-
-    never = EndpointRules(float("inf"), float("inf"), float("inf"))
-    recognizer = Recognizer(**options, endpoint=never)
-    heard = []
-    for clip in audio:
-        end_s = float("inf")
-        if like is not None:
-            chunk, lookahead = chunk_and_lookahead(like)
-            n_frames = round(len(clip) / 160)
-            end_s = ((n_frames - 1) // chunk * chunk - lookahead) / 100 - 1e-6
-        heard.append([word.text for s in recognizer.transcribe(clip) for word in s.words if word.start < end_s])
-    return heard
-
-
-def run_worker(python: str, directory: Path, precision: str, decoder: str, audio: Path) -> dict[str, Any]:
-    max_active = 0
-    if decoder == "graph":
-        card = (directory / "README.md").read_text(encoding="utf-8")
-        max_active = int(card.split("--ctc-max-active=")[1].split()[0])
+def run_worker(python: str, directory: Path, report: dict[str, Any], precision: str, decoder: str, audio: Path) -> Any:
+    max_active = report["max_active"] if decoder == "graph" else 0
     command = [python, __file__, "--worker", str(directory), MODEL_FILES[precision], str(max_active), str(audio)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
+# --- ours, and the comparison ---------------------------------------------------------------------------------------
+
+
+def compare_model(model: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for each set of clips, search, precision and release."""
+    from edge_asr.sherpa_export import export_sherpa
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "model"
+        report = export_sherpa(model, directory, graph=arguments.graph, greedy="graph" not in arguments.decoder)
+        for manifest in arguments.manifest:
+            clips, samples, longer = read_clips(manifest, arguments.limit, report)
+            audio = Path(folder) / manifest.stem
+            audio.mkdir()
+            for i, clip in enumerate(longer):
+                np.save(audio / f"{i:06d}.npy", clip)
+            for decoder in arguments.decoder:
+                for precision in RUNS[decoder]:
+                    same, alone = ours(model, precision, decoder, arguments.graph, samples, longer, report)
+                    for python in arguments.python:
+                        theirs = run_worker(python, directory, report, precision, decoder, audio)
+                        row = {"model": model.name, "set": manifest.stem, "search": decoder, "precision": precision}
+                        yield row | figures(clips, same, alone, theirs, decoder, directory)
+
+
+def read_clips(manifest: Path, limit: int | None, report: dict[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Clips, their samples, and the samples with the silence that sherpa-onnx needs."""
+    from edge_asr.audio import load_audio
+    from edge_asr.data import read_manifest
+
+    clips = read_manifest(manifest)[:limit]
+    samples = [load_audio(clip.audio_filepath) for clip in clips]
+    silence = np.zeros(report["tail_ms"] * RATE_HZ // 1000, np.float32)
+    return clips, samples, [np.concatenate([clip, silence]) for clip in samples]
+
+
+def ours(
+    model: Path,
+    precision: Any,
+    decoder: Any,
+    graph: Path | None,
+    samples: list[np.ndarray],
+    longer: list[np.ndarray],
+    report: dict[str, Any],
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Tokens or words of each clip with the silence and alone, without endpoints: sherpa-onnx has none by default.
+
+    With the silence, tokens after the last vector that sherpa-onnx decodes, which lie in the silence, are left out.
+    """
+    from edge_asr.endpoint import EndpointRules
+    from edge_asr.recognizer import Recognizer
+
+    options = {"graph": graph} if graph is not None and decoder == "graph" else {}
+    never = EndpointRules(float("inf"), float("inf"), float("inf"))
+    recognizer = Recognizer(model, precision=precision, decoder=decoder, endpoint=never, **options)
+    same = []
+    for clip in longer:
+        n_chunks = (round(len(clip) / 160) - 1) // (report["chunk_ms"] // 10)
+        end_s = (n_chunks * report["chunk_ms"] - report["lookahead_ms"]) / 1000 - 1e-6
+        same.append([w.text for segment in recognizer.transcribe(clip) for w in segment.words if w.start < end_s])
+    alone = [[w.text for segment in recognizer.transcribe(clip) for w in segment.words] for clip in samples]
+    return same, alone
+
+
 def figures(
-    clips: list[Any], same: list[list[str]], alone: list[list[str]], theirs: dict[str, Any], decoder: str, sherpa: Path
+    clips: list[Any], same: list[list[str]], alone: list[list[str]], theirs: Any, decoder: str, directory: Path
 ) -> dict[str, Any]:
     from edge_asr.metrics import ErrorCounts, count_errors, word_errors
 
     single, batched = theirs["single"], theirs["batched"]
     if decoder == "graph":
-        words = [line.split()[0] for line in (sherpa / "words.txt").read_text(encoding="utf-8").splitlines()]
+        words = [line.split()[0] for line in (directory / "words.txt").read_text(encoding="utf-8").splitlines()]
         heard = [[words[i] for i in result["words"]] for result in single]
     else:
         heard = [result["tokens"] for result in single]
-    row: dict[str, Any] = {"sherpa_onnx": theirs["version"], "clips": len(clips)}
-    for name, own in (("same_audio", same), ("clip_only", alone)):
-        difference = sum((count_errors(a, b) for a, b in zip(own, heard)), ErrorCounts())
-        row[name] = sum(a == b for a, b in zip(own, heard))
-        row[f"{name}_difference"] = round(difference.percent, 3)
-    row["batch"] = sum(a == b for a, b in zip(single, batched))
+    difference = sum((count_errors(a, b) for a, b in zip(same, heard)), ErrorCounts())
+    n_batch = sum(a == b for a, b in zip(single, batched))
+    row: dict[str, Any] = {
+        "sherpa_onnx": theirs["version"],
+        "clips": len(clips),
+        "same": sum(a == b for a, b in zip(same, heard)),
+        "alone": sum(a == b for a, b in zip(alone, heard)),
+        "difference": round(difference.percent, 3),
+        "batch": n_batch,
+        "differing": [Path(c.audio_filepath).name for c, a, b in zip(clips, same, heard) if a != b],
+    }
+    holds = row["batch"] == row["clips"]
     if decoder == "graph":
         for name, texts in (("wer_ours", alone), ("wer_sherpa_onnx", heard)):
             errors = sum((word_errors(c.text, " ".join(text)) for c, text in zip(clips, texts)), ErrorCounts())
             row[name] = round(errors.percent, 3)
-    return row
+        return row | {"holds": holds and abs(row["wer_ours"] - row["wer_sherpa_onnx"]) <= MOST_WER_APART}
+    return row | {"holds": holds and row["same"] == row["clips"]}
 
 
-def main() -> None:
+# --- the command ----------------------------------------------------------------------------------------------------
+
+HEADER = "| model | set | search | precision | sherpa-onnx | clips | same | alone | differ % | batch | WER | bar |"
+
+
+def table_line(row: dict[str, Any]) -> str:
+    wer = f"{row['wer_ours']:.2f} / {row['wer_sherpa_onnx']:.2f}" if "wer_ours" in row else ""
+    cells = [*(row[key] for key in ("model", "set", "search", "precision", "sherpa_onnx", "clips", "same", "alone"))]
+    cells += [f"{row['difference']:.3f}", row["batch"], wer, "holds" if row["holds"] else "missed"]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> int:
     if sys.argv[1:2] == ["--worker"]:
         directory, model, max_active, audio = sys.argv[2:]
         worker(Path(directory), model, int(max_active), Path(audio))
-        return
+        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="our model directory or an installed model's name")
-    parser.add_argument("sherpa", type=Path, help="what `edge-asr export --target sherpa-onnx` made of it")
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--python", nargs="*", help="interpreters with the releases of sherpa-onnx to compare")
-    parser.add_argument("--decoder", nargs="+", choices=("greedy", "graph"), default=["greedy"])
-    parser.add_argument("--graph", help="of our search, where the export was given one (default: the model's own)")
-    parser.add_argument("--precision", nargs="+", choices=tuple(MODEL_FILES), default=list(MODEL_FILES))
-    parser.add_argument("--limit", type=int, help="only the first so many clips")
-    compare(parser.parse_args())
+    parser.add_argument("--model", nargs="+", type=Path, help="model directories (default: all that are shipped)")
+    parser.add_argument("--manifest", nargs="+", type=Path, required=True, help="sets of clips")
+    parser.add_argument("--limit", type=int, help="only the first so many clips of each set")
+    parser.add_argument("--python", nargs="+", default=[sys.executable], help="interpreters with releases to compare")
+    parser.add_argument("--decoder", nargs="+", choices=tuple(RUNS), default=list(RUNS), help="searches to compare")
+    parser.add_argument("--graph", type=Path, help="another decoding graph than the models' own, in both runtimes")
+    parser.add_argument("--json", type=Path, help="file for the rows, with the names of clips that differ")
+    arguments = parser.parse_args()
+    rows = []
+    print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
+    for model in arguments.model or sorted(path.parent for path in SHIPPED.glob("*/encoder.onnx")):
+        for row in compare_model(model, arguments):
+            print(table_line(row), flush=True)
+            rows.append(row)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(row["holds"] for row in rows) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
