@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 
 from edge_asr.audio_source import Container, Source, find_container, open_source
-from edge_asr.audio_wav import MAX_RATE_HZ, MIN_RATE_HZ, PcmReader, RawFormat, open_wav
+from edge_asr.audio_wav import MAX_RATE_HZ, MIN_RATE_HZ, PcmReader, RawFormat, check_claims, open_wav
 from edge_asr.errors import AudioEmptyError, AudioError, AudioFormatError, AudioTruncatedError, StreamError
 
 SAMPLE_RATE = 16_000  # Hz, of everything after this file
@@ -104,7 +104,7 @@ class AudioFile:
         self.n_replaced = 0
         try:
             self._reader = _open_reader(self._source) if raw is None else PcmReader(self._source, raw)
-            _check_rate(self.name, self._reader.rate_hz)
+            check_claims(self.name, self._reader.rate_hz, self._reader.n_channels)
         except BaseException:
             self._source.close()
             raise
@@ -199,11 +199,3 @@ def _open_with_library(source: Source, container: Container) -> Reader:
         return AvReader(source, container)
     except AudioError as error:
         raise failure or error from error
-
-
-def _check_rate(name: str, rate_hz: int) -> None:
-    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise AudioFormatError(
-            f"{name}: sample rate {rate_hz} Hz is outside {MIN_RATE_HZ}…{MAX_RATE_HZ} Hz; "
-            "the header is damaged or wrong"
-        )

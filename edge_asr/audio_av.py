@@ -51,7 +51,7 @@ class AvReader:
         self._n_bad = 0
         try:
             self._container = av.open(source.as_file(), format=container.av, metadata_errors="ignore")
-        except (av.FFmpegError, ValueError, OverflowError) as error:
+        except (av.FFmpegError, OSError, ValueError, OverflowError) as error:  # OSError: an offset led out of the file
             raise self._unreadable(error) from error
         try:
             self._stream = self._choose_stream()

@@ -10,7 +10,6 @@ import numpy as np
 import soundfile
 
 from edge_asr.audio_source import Container, Source
-from edge_asr.audio_wav import MAX_CHANNELS
 from edge_asr.errors import AudioFormatError, AudioTruncatedError
 
 _SNDFILE_BAD_FILE = 7  # SFE_BAD_FILE
@@ -41,12 +40,6 @@ class SndfileReader:
         self.rate_hz: int = self._file.samplerate
         self.n_channels: int = self._file.channels
         self.format = f"{container.name} {self._file.subtype.lower()}"
-        if not 1 <= self.n_channels <= MAX_CHANNELS:
-            self._file.close()
-            raise AudioFormatError(
-                f"{source.name}: needs 1…{MAX_CHANNELS} channels, its header says {self.n_channels}; "
-                "the header is damaged or wrong"
-            )
 
     @property
     def duration_s(self) -> float | None:

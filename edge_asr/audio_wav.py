@@ -239,15 +239,7 @@ def _read_format(name: str, fmt: bytes, order: str) -> RawFormat | None:
         tag = struct.unpack_from(f"{order}H", fmt, 24)[0] if len(fmt) >= 26 else _PCM
     if tag not in (_PCM, _FLOAT, _ALAW, _MULAW):
         return None
-    if not 1 <= n_channels <= MAX_CHANNELS:
-        raise AudioFormatError(
-            f"{name}: needs 1…{MAX_CHANNELS} channels, its header says {n_channels}; the header is damaged or wrong"
-        )
-    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise AudioFormatError(
-            f"{name}: sample rate {rate_hz} Hz is outside {MIN_RATE_HZ}…{MAX_RATE_HZ} Hz; "
-            "the header is damaged or wrong"
-        )
+    check_claims(name, rate_hz, n_channels)
     # the container of a sample is what counts: 20 valid bits lie at the top of three bytes
     n_bytes, rest = divmod(align, n_channels)
     if rest or n_bytes not in (1, 2, 3, 4, 8):
@@ -263,3 +255,16 @@ def _read_format(name: str, fmt: bytes, order: str) -> RawFormat | None:
             "the header is damaged or wrong"
         )
     return RawFormat(rate_hz, encoding, n_channels)
+
+
+def check_claims(name: str, rate_hz: int, n_channels: int) -> None:
+    """Raises: AudioFormatError for a rate or a number of channels that no recorder writes."""
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise AudioFormatError(
+            f"{name}: sample rate {rate_hz} Hz is outside {MIN_RATE_HZ}…{MAX_RATE_HZ} Hz; "
+            "the header is damaged or wrong"
+        )
+    if not 1 <= n_channels <= MAX_CHANNELS:
+        raise AudioFormatError(
+            f"{name}: needs 1…{MAX_CHANNELS} channels, its header says {n_channels}; the header is damaged or wrong"
+        )
