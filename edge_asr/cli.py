@@ -40,6 +40,7 @@ COMMAND_MODULES = {  # commands that read their own arguments: their module (or 
     "align": ("edge_asr.align", "which pronunciation was said when, for a manifest whose texts are known"),
     "train": ("edge_asr.train", "train an encoder"),
     "export": ("edge_asr.export", "a checkpoint → ONNX fp32 and int8, verified"),
+    "compare": ("edge_asr.compare", "all measured models in one table, and a page of plots"),
 }
 
 

@@ -1,0 +1,316 @@
+"""The shipped models side by side, from what was measured: a table, the articles' claims, and one page of plots.
+
+    edge-asr compare                       # a table on the terminal
+    edge-asr compare --format markdown     # or json
+    edge-asr compare --out docs/comparison # README.md, comparison.json, index.html, overview.svg
+
+Reads models/NAME/config.json (written by export) and results.json (written by benchmarks/measure_models.py), loads no
+model and measures nothing: a figure that nobody measured is a dash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_asr.errors import DependencyError, ModelDamagedError, ModelNotFoundError, OutputError
+from edge_asr.model_files import find_model, installed_models, read_config
+
+RESULTS = "results.json"
+SCHEMA = 1
+CHUNKS_MS = (80, 160, 320, 640)
+DEFAULT_CHUNK = "320"
+MISSING = "–"
+FORMATS = ("table", "markdown", "json")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's configuration and measured figures, as they lie on disk."""
+
+    name: str
+    config: Mapping[str, Any]
+    results: Mapping[str, Any]
+
+    def row(self, name: str) -> Mapping[str, Any]:
+        """A set under a setting, empty where it was not measured."""
+        return self.results.get("rows", {}).get(name, {})
+
+    def at_chunk(self, chunk_ms: int) -> Mapping[str, Any]:
+        """dev-clean streamed in chunks of this length."""
+        return self.row("dev-clean" if chunk_ms == int(DEFAULT_CHUNK) else f"dev-clean {chunk_ms} ms")
+
+    def cost(self, chunk_ms: int = int(DEFAULT_CHUNK), precision: str = "int8") -> Mapping[str, Any]:
+        return self.results.get("cost", {}).get(f"{precision} {chunk_ms} ms", {})
+
+    def speed(self, chunk_ms: int = int(DEFAULT_CHUNK)) -> Mapping[str, Any]:
+        return self.results.get("speed", {}).get("run", {}).get("chunks", {}).get(str(chunk_ms), {})
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        return self.config.get("training") or {}
+
+    @property
+    def encoder(self) -> str:
+        return str(self.config.get("encoder", "unknown"))
+
+    @property
+    def parameters(self) -> int | None:
+        return self.config.get("export", {}).get("parameters")
+
+    @property
+    def int8_mb(self) -> float | None:
+        n_bytes = self.config.get("export", {}).get("int8_bytes")
+        return None if n_bytes is None else n_bytes / 1e6
+
+    def bytes_per_s(self, chunk_ms: int = int(DEFAULT_CHUNK)) -> float | None:
+        """Weights, state and activations that operators read and write per second of audio."""
+        cost = self.cost(chunk_ms)
+        return sum(cost[f"{part}_bytes_per_s"] for part in ("weight", "state", "activation")) if cost else None
+
+    def bytes_per_mac(self, chunk_ms: int = int(DEFAULT_CHUNK)) -> float | None:
+        moved, cost = self.bytes_per_s(chunk_ms), self.cost(chunk_ms)
+        return moved / cost["macs_per_s"] if moved and cost["macs_per_s"] else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table; `of` gives a number, a text or None."""
+
+    group: str
+    label: str
+    of: Callable[[Model], float | str | None]
+    digits: int = 1
+
+
+def _in(scale: float, value: float | None) -> float | None:
+    return None if value is None else value / scale
+
+
+def _rate(name: str, key: str = "wer") -> Callable[[Model], float | None]:
+    return lambda model: model.row(name).get(key)
+
+
+def _started_from(model: Model) -> str | None:
+    if not model.training:
+        return None
+    runs = list(ancestors(model.training))
+    return " ← ".join(f"{run['run']} ({run.get('encoder', 'unknown')})" for run in runs) or "new weights"
+
+
+WORDS, WORK, SPEED, TRAINING = (
+    "words, int8, 320 ms, the model's graph, unless said otherwise",
+    "size, and work per second of audio (int8, 320 ms)",
+    "speed of the whole recogniser on one core, in CPU time",
+    "training",
+)
+FIGURES = (
+    Figure(WORDS, "dev-clean WER %", _rate("dev-clean")),
+    Figure(WORDS, "… device graph", _rate("dev-clean device graph")),
+    Figure(WORDS, "… fp32", _rate("dev-clean fp32")),
+    *(Figure(WORDS, f"… chunks of {ms} ms", _rate(f"dev-clean {ms} ms")) for ms in CHUNKS_MS if ms != 320),
+    Figure(WORDS, "… a speaker's clips as one recording", _rate("dev-clean long recordings")),
+    Figure(WORDS, "dev-accent WER %", _rate("dev-accent")),
+    Figure(WORDS, "dev-commands right %", _rate("dev-commands", "exact_percent")),
+    Figure(WORDS, "… with a grammar", _rate("dev-commands with grammar", "exact_percent")),
+    Figure(WORDS, "dev-digits right %", _rate("dev-digits", "exact_percent")),
+    Figure(WORDS, "… with a grammar", _rate("dev-digits with grammar", "exact_percent")),
+    Figure(WORK, "parameters, M", lambda m: _in(1e6, m.parameters), 2),
+    Figure(WORK, "int8 file, MB", lambda m: m.int8_mb, 2),
+    Figure(WORK, "state of a stream, kB", lambda m: _in(1e3, m.cost().get("state_bytes"))),
+    Figure(WORK, "multiply-adds, M/s", lambda m: _in(1e6, m.cost().get("macs_per_s"))),
+    Figure(WORK, "bytes moved, MB/s", lambda m: _in(1e6, m.bytes_per_s())),
+    Figure(WORK, "… weights", lambda m: _in(1e6, m.cost().get("weight_bytes_per_s"))),
+    Figure(WORK, "… state", lambda m: _in(1e6, m.cost().get("state_bytes_per_s")), 2),
+    Figure(WORK, "… activations", lambda m: _in(1e6, m.cost().get("activation_bytes_per_s"))),
+    Figure(WORK, "bytes per multiply-add", lambda m: m.bytes_per_mac(), 3),
+    Figure(SPEED, "real-time factor", lambda m: m.speed().get("rtf_cpu"), 4),
+    Figure(SPEED, "… of the encoder alone", lambda m: m.speed().get("encoder_rtf_cpu"), 4),
+    Figure(SPEED, "… against the fastest here", lambda m: m.speed().get("ratio_to_fastest"), 2),
+    Figure(SPEED, "… against PocketSphinx", lambda m: m.speed().get("ratio_to_pocketsphinx"), 3),
+    *(
+        Figure(SPEED, f"p99 of a chunk of {ms} ms, ms", lambda m, ms=ms: m.speed(ms).get("chunk_cpu_ms", {}).get("p99"))
+        for ms in CHUNKS_MS
+    ),
+    Figure(TRAINING, "hours heard", lambda m: m.training.get("heard_h")),
+    Figure(TRAINING, "… with the runs before it", lambda m: m.training.get("heard_h_in_all")),
+    Figure(TRAINING, "passes over the data", lambda m: m.training.get("schedule", {}).get("passes")),
+    Figure(TRAINING, "training speed, × real time", lambda m: m.training.get("x_real_time"), 0),
+    Figure(TRAINING, "seed", lambda m: m.training.get("seed"), 0),
+    Figure(TRAINING, "started from", _started_from),
+)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def ancestors(training: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The runs that a run started from, the last one first."""
+    while training := training.get("started_from", {}):
+        yield training
+
+
+def load_models(names: Sequence[str] = ()) -> list[Model]:
+    """Models by name or path, or all that are installed and measured, the fewest errors on dev-clean first.
+
+    Raises: ModelNotFoundError, ModelDamagedError.
+    """
+    paths = [find_model(name) for name in names] or [p for p in installed_models().values() if (p / RESULTS).is_file()]
+    if not paths:
+        raise ModelNotFoundError(
+            "need a measured model, have none; python benchmarks/measure_models.py SPEECH_DIR measures the shipped ones"
+        )
+    models = [load_model(path) for path in paths]
+    return models if names else sorted(models, key=lambda m: (m.row("dev-clean").get("wer", float("inf")), m.name))
+
+
+def load_model(directory: Path) -> Model:
+    path = directory / RESULTS
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path}: is missing; measure the model (benchmarks/measure_models.py)") from error
+    except (ValueError, OSError) as error:
+        raise ModelDamagedError(f"{path}: cannot be read as JSON ({error}); measure the model again") from error
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise ModelDamagedError(f"{path}: needs results of schema {SCHEMA}, has another file; measure the model again")
+    return Model(directory.resolve().name, read_config(directory), results)
+
+
+def stamps(models: Sequence[Model]) -> list[dict[str, Any]]:
+    """When, where and by which command the figures were taken, one line for each model, command and machine."""
+    found: dict[str, dict[str, Any]] = {}
+    for model in models:
+        for section in model.results.values():
+            for row in section.values() if isinstance(section, dict) else ():
+                taken = row.get("measured")
+                if taken:
+                    line = {"model": model.name, "command": taken["command"], "machine": taken["machine"]}
+                    line = found.setdefault(json.dumps(line, sort_keys=True), line | {"dates": [], "loads": []})
+                    line["dates"].append(taken["date"])
+                    line["loads"] += [] if taken.get("load") is None else [taken["load"]]
+    return [
+        {
+            **{key: value for key, value in line.items() if key not in ("dates", "loads")},
+            "first": min(line["dates"]),
+            "last": max(line["dates"]),
+            "load": [min(line["loads"]), max(line["loads"])] if line["loads"] else None,
+        }
+        for line in found.values()
+    ]
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def cell(figure: Figure, model: Model) -> str:
+    value = figure.of(model)
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else f"{value:,.{figure.digits}f}"
+
+
+def shown_figures(models: Sequence[Model]) -> list[Figure]:
+    """Figures that at least one model has."""
+    return [figure for figure in FIGURES if any(figure.of(model) is not None for model in models)]
+
+
+def as_text(models: Sequence[Model]) -> str:
+    """The table for a terminal."""
+    figures = shown_figures(models)
+    width = max(len(figure.label) for figure in figures) + 2
+    columns = [max(len(m.name), *(len(cell(f, m)) for f in figures)) for m in models]
+    lines = [" " * width + "  ".join(f"{m.name:>{w}}" for m, w in zip(models, columns))]
+    group = ""
+    for figure in figures:
+        if figure.group != group:
+            group = figure.group
+            lines += ["", group]
+        lines.append(
+            f"  {figure.label:{width - 2}}" + "  ".join(f"{cell(figure, m):>{w}}" for m, w in zip(models, columns))
+        )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(models: Sequence[Model]) -> str:
+    figures = shown_figures(models)
+    lines = ["| | " + " | ".join(f"`{m.name}`" for m in models) + " |", "|---|" + "---:|" * len(models)]
+    group = ""
+    for figure in figures:
+        if figure.group != group:
+            group = figure.group
+            lines.append(f"| **{group}** |" + " |" * len(models))
+        lines.append(f"| {figure.label} | " + " | ".join(cell(figure, m) for m in models) + " |")
+    return "\n".join(lines)
+
+
+def as_json(models: Sequence[Model]) -> dict[str, Any]:
+    """Every figure of the table and every claim with its evidence, as plain data."""
+    from edge_asr.claims import claims, notes
+
+    return {
+        "figures": {
+            model.name: [
+                {"group": f.group, "label": f.label, "value": f.of(model)} for f in FIGURES if f.of(model) is not None
+            ]
+            for model in models
+        },
+        "claims": [vars(claim) for claim in claims(models)],
+        "notes": notes(models),
+        "measured": stamps(models),
+    }
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def write_folder(folder: Path, models: Sequence[Model]) -> list[Path]:
+    """README.md, comparison.json, index.html and overview.svg. Raises OutputError, DependencyError."""
+    try:
+        page = importlib.import_module("edge_asr.compare_page")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "edge_asr":
+            raise
+        raise DependencyError(
+            f"the page of plots needs the package {error.name}, which is not installed: pip install 'edge-asr[compare]'"
+        ) from error
+    files = {
+        "README.md": page.markdown_page(models),
+        "comparison.json": json.dumps(as_json(models), indent=1, ensure_ascii=False) + "\n",
+        "index.html": page.html_page(models),
+        "overview.svg": page.overview_svg(models) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}; choose another place") from error
+    return [folder / name for name in files]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry of `edge-asr compare`."""
+    parser = argparse.ArgumentParser(
+        "edge-asr compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="names or folders; default: all that were measured")
+    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("--out", type=Path, help="also write the pages of a comparison into this folder")
+    arguments = parser.parse_args(argv)
+    models = load_models(arguments.models)
+    if arguments.out is not None:
+        write_folder(arguments.out, models)
+    if arguments.format == "json":
+        print(json.dumps(as_json(models), ensure_ascii=False))
+        return 0
+    from edge_asr.claims import notes
+
+    print(as_markdown(models) if arguments.format == "markdown" else as_text(models))
+    print("\n" + "\n".join(notes(models)))
+    return 0
