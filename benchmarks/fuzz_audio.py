@@ -303,7 +303,7 @@ def fuzz(arguments: argparse.Namespace) -> tuple[dict[str, object], list[dict[st
     jobs: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for first in range(0, arguments.files, FILES_PER_WORKER):
         jobs.put((first, min(FILES_PER_WORKER, arguments.files - first)))
-    with tqdm(total=arguments.files, unit=" files", disable=None) as bar:
+    with tqdm(total=arguments.files, unit=" files", mininterval=5) as bar:
         watches = [Watch(arguments, bar) for _ in range(arguments.workers)]
         threads = [threading.Thread(target=_drain, args=(watch, jobs)) for watch in watches]
         for thread in threads:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_FRAME_SAMPLES = 1 << 20  # of one channel in one packet; a claim of more is damage
 MAX_GAP_S = 600.0  # a pause of a recording is filled with silence up to this; a longer one is a damaged time stamp
+# FFmpeg's own decoders of these refuse the frames that phones send while nobody speaks
+_WITH_PAUSES = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
 _MIN_GAP_S = 0.1  # less is jitter of time stamps
 _MAX_FILLED_S = 3_600.0  # in one file
 
@@ -45,6 +47,7 @@ class AvReader:
     def __init__(self, source: Source, container: Container) -> None:
         _require(source.name, container)
         import av
+        from av.stream import Discard
 
         self.damage: str | None = None
         self._name, self._kind = source.name, container.name
@@ -58,9 +61,10 @@ class AvReader:
         except AudioError:
             self._container.close()
             raise
-        context = self._stream.codec_context
-        context.thread_count = 1
-        context.options = {"max_samples": str(MAX_FRAME_SAMPLES)}
+        for stream in self._container.streams:
+            if stream is not self._stream:
+                stream.discard = Discard.all  # pictures are not even read, where the container has an index
+        context = self._decoder = self._choose_decoder()
         self.rate_hz: int = context.sample_rate
         self.n_channels: int = context.layout.nb_channels
         self.format = f"{container.name} {context.name}"
@@ -76,15 +80,13 @@ class AvReader:
     def frames(self, block_frames: int) -> Iterator[np.ndarray]:
         parts: list[np.ndarray] = []
         n_held = 0
-        for samples in self._filled():
-            if parts and (samples.shape[1] != parts[0].shape[1]):
+        for rate_hz, samples in self._filled():
+            if parts and (n_held >= block_frames or rate_hz != self.rate_hz or samples.shape[1] != parts[0].shape[1]):
                 yield np.concatenate(parts)
                 parts, n_held = [], 0
+            self.rate_hz = rate_hz
             parts.append(samples)
             n_held += len(samples)
-            if n_held >= block_frames:
-                yield np.concatenate(parts)
-                parts, n_held = [], 0
         if parts:
             yield np.concatenate(parts)
 
@@ -98,25 +100,37 @@ class AvReader:
             raise AudioFormatError(f"{self._name}: needs a sound track that can be decoded, holds {kinds}; convert it")
         return streams[0]
 
-    def _filled(self) -> Iterator[np.ndarray]:
-        """Decoded frames (n, channels), with silence where the time stamps leave a pause, so that times stay those
-        of the whole file, as a player of its pictures counts them."""
+    def _choose_decoder(self) -> av.AudioCodecContext:
+        import av
+
+        context = self._stream.codec_context
+        if context.name in _WITH_PAUSES and _WITH_PAUSES[context.name] in av.codecs_available:
+            own = av.CodecContext.create(_WITH_PAUSES[context.name], "r")
+            own.sample_rate, own.layout = context.sample_rate, context.layout
+            context = own
+        context.thread_count = 1
+        context.options = {"max_samples": str(MAX_FRAME_SAMPLES)}
+        return context
+
+    def _filled(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Rate and samples (n, channels) of the frames, with silence where the time stamps leave a pause, so that
+        times stay those of the whole file, as a player of its pictures counts them."""
         began_s = None if self._container.start_time is None else self._container.start_time / 1e6
-        n_given, filled_s = 0.0, 0.0  # seconds
+        given_s = filled_s = 0.0
         for frame in self._decoded():
-            self.rate_hz = frame.sample_rate
+            rate_hz = frame.sample_rate
             if frame.time is not None:
                 began_s = frame.time if began_s is None else began_s
-                gap_s = frame.time - began_s - n_given
+                gap_s = frame.time - began_s - given_s
                 if _MIN_GAP_S < gap_s <= MAX_GAP_S and filled_s + gap_s <= _MAX_FILLED_S:
                     filled_s += gap_s
-                    n_given += gap_s
-                    yield from _silence(round(gap_s * frame.sample_rate), frame.layout.nb_channels)
+                    given_s += gap_s
+                    for silence in _silence(round(gap_s * rate_hz), frame.layout.nb_channels):
+                        yield rate_hz, silence
                 elif abs(gap_s) > MAX_GAP_S:  # a damaged stamp: count on from here
-                    began_s = frame.time - n_given
-            samples = _samples(frame)
-            n_given += len(samples) / frame.sample_rate
-            yield samples
+                    began_s = frame.time - given_s
+            given_s += frame.samples / rate_hz
+            yield rate_hz, _samples(frame)
 
     def _decoded(self) -> Iterator[av.AudioFrame]:
         """All frames that can be decoded; damaged packets are left out and told of."""
@@ -126,7 +140,7 @@ class AvReader:
         try:
             for packet in self._container.demux(self._stream):
                 try:
-                    frames = packet.decode()
+                    frames = self._decoder.decode(packet if packet.size else None)
                 except av.FFmpegError:
                     first_bad_s = first_bad_s if self._n_bad else last_s
                     self._n_bad += 1

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import tempfile
 import time
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from edge_asr.audio_parts import find_mpeg_frames
 from edge_asr.errors import (
     AudioDirectoryError,
     AudioEmptyError,
@@ -257,9 +257,12 @@ def _container_of(head: bytes) -> Container | None:
     for offset, magic, container in _MAGICS:
         if head.startswith(magic, offset):
             return container
-    if len(head) > 2 * _TS_PACKET_BYTES and head[0] == head[_TS_PACKET_BYTES] == head[2 * _TS_PACKET_BYTES] == 0x47:
-        return Container("mpeg-ts", av="mpegts")
-    return _mpeg_audio(head)
+    if any(head[at : at + 5 * _TS_PACKET_BYTES : _TS_PACKET_BYTES] == b"\x47" * 5 for at in range(_TS_PACKET_BYTES)):
+        return Container("mpeg-ts", av="mpegts")  # recordings of broadcasts begin anywhere
+    if head.startswith(b"\x0b\x77"):
+        return Container("ac3", av="eac3" if len(head) > 5 and head[5] >> 3 > 10 else "ac3")
+    at = find_mpeg_frames(head)
+    return None if at < 0 else MP3 if head[at + 1] & 0x06 else AAC
 
 
 def _skip_id3_tags(file: BinaryIO) -> None:
@@ -271,51 +274,3 @@ def _skip_id3_tags(file: BinaryIO) -> None:
         footer = 10 if tag[5] & 0x10 else 0
         file.seek(size + footer, os.SEEK_CUR)
     file.seek(-len(tag), os.SEEK_CUR)
-
-
-def _mpeg_audio(head: bytes) -> Container | None:
-    """mp3 or aac by two frames in a row, also where they do not begin at once (cut recordings, broken tags)."""
-    at = head.find(b"\xff")
-    while 0 <= at < len(head) - 6:
-        n_bytes = mpeg_frame_bytes(head[at : at + 6])
-        if n_bytes:
-            follower = head[at + n_bytes : at + n_bytes + 2]
-            # the same sync word and layer again, or the end of what was read or of a short file
-            if (len(follower) < 2 and at == 0) or (len(follower) == 2 and _same_kind(head[at : at + 2], follower)):
-                return MP3 if head[at + 1] & 0x06 else AAC
-        at = head.find(b"\xff", at + 1)
-    return None
-
-
-def _same_kind(first: bytes, second: bytes) -> bool:
-    return first[0] == second[0] and (first[1] ^ second[1]) & 0xFE == 0  # all but the bit that says "no checksum"
-
-
-_BITRATES_KBPS = {  # (version 1?, layer) → by index 1…14, ISO 11172-3 and 13818-3
-    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 1): tuple(range(32, 449, 32)),
-    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-}
-
-
-def mpeg_frame_bytes(head: bytes) -> int:
-    """Length of the MPEG audio frame (layers I–III, or AAC in ADTS) whose first six bytes these are; 0: no frame."""
-    first = struct.unpack(">I", head[:4])[0]
-    if first >> 21 != 0x7FF:
-        return 0
-    version, layer = first >> 19 & 3, 4 - (first >> 17 & 3)
-    if layer == 4:  # ADTS: twelve sync bits, length in 13 bits from bit 30
-        n_bytes = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
-        return n_bytes if first >> 20 == 0xFFF and first >> 10 & 15 < 13 and n_bytes > 7 else 0
-    bitrate_index, rate_index = first >> 12 & 15, first >> 10 & 3
-    if version == 1 or bitrate_index in (0, 15) or rate_index == 3:
-        return 0
-    bitrate = 1000 * _BITRATES_KBPS[version == 3, layer][bitrate_index - 1]
-    rate_hz = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
-    padding = first >> 9 & 1
-    if layer == 1:
-        return 4 * (12 * bitrate // rate_hz + padding)
-    return (72 if layer == 3 and version != 3 else 144) * bitrate // rate_hz + padding
