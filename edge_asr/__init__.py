@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from edge_asr.errors import EdgeAsrError
     from edge_asr.live import LiveSession
     from edge_asr.microphone import Microphone
-    from edge_asr.recognizer import Recognizer, Segment, Stream, transcribe
+    from edge_asr.recognizer import Recognizer, Segment, Stream
+    from edge_asr.transcription import transcribe, transcribe_files
 
 _HOME = {
     "EdgeAsrError": "errors",
@@ -30,13 +31,14 @@ _HOME = {
     "Recognizer": "recognizer",
     "Segment": "recognizer",
     "Stream": "recognizer",
-    "transcribe": "recognizer",
+    "transcribe": "transcription",
+    "transcribe_files": "transcription",
     "Word": "decoder",
 }
 
 __all__ = [
     "SAMPLE_RATE", "EdgeAsrError", "FilePlayer", "LiveSession", "Microphone", "Recognizer", "Segment", "Stream", "Word",
-    "read_blocks", "transcribe",
+    "read_blocks", "transcribe", "transcribe_files",
 ]  # fmt: skip
 
 

@@ -11,22 +11,14 @@ import importlib
 import json
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_asr import __version__
 from edge_asr.errors import INTERRUPTED_EXIT_CODE, MIXED_FAILURES_EXIT_CODE, DependencyError, EdgeAsrError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from edge_asr.audio import AudioFile
-    from edge_asr.recognizer import Recognizer
-
 BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
-OUTPUT_FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl")
 
 RECOGNIZER_OPTIONS = (
     "model", "precision", "decoder", "grammar", "graph", "beam", "max_active", "acoustic_scale",
@@ -34,6 +26,7 @@ RECOGNIZER_OPTIONS = (
 )  # fmt: skip
 
 COMMAND_MODULES = {  # commands that read their own arguments: their module (or module:function) and what they do
+    "transcribe": ("edge_asr.transcribe_command", "recordings → text, subtitles or JSON"),
     "listen": ("edge_asr.listen", "live transcription of a microphone"),
     "devices": ("edge_asr.listen:devices_main", "list the microphones"),
     "graph": ("edge_asr.graph_command", "lexicon and ARPA, text or a grammar → a decoding graph"),
@@ -67,15 +60,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("edge-asr", description="Streaming English speech recognition for small devices.")
     parser.add_argument("--version", action="version", version=f"edge-asr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    transcribe = commands.add_parser("transcribe", help="recordings → text, subtitles or JSON on stdout")
-    transcribe.add_argument("files", nargs="+", metavar="FILE", help="wav, flac, ogg, opus, mp3 …")
-    transcribe.add_argument("--output-format", choices=OUTPUT_FORMATS, default="txt", help="txt: a line per segment")
-    transcribe.add_argument("--output-dir", type=Path, help="write FILE's text to a file here instead of stdout")
-    transcribe.add_argument("--with-names", action="store_true", help="txt: put the file's name before its text")
-    transcribe.add_argument("--quiet", action="store_true", help="no progress and figures on stderr, only errors")
-    add_recognizer_options(transcribe, None, "as large as the model takes, up to 2560")
-    transcribe.set_defaults(run=_transcribe)
 
     evaluate = commands.add_parser("evaluate", help="word error rate, real-time factor and latency on a manifest")
     evaluate.add_argument("--manifest", required=True, type=Path, help="JSON lines: audio_filepath, duration, text")
@@ -121,9 +105,6 @@ def recognizer_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"chunk_ms": arguments.chunk_ms, **said}
 
 
-# --- transcribe ----------------------------------------------------------------------------------------------------
-
-
 class Failures:
     """Exit codes of the files that failed; the command leaves with theirs, or with one for mixed kinds."""
 
@@ -140,82 +121,13 @@ class Failures:
         return 0 if not kinds else kinds.pop() if len(kinds) == 1 else MIXED_FAILURES_EXIT_CODE
 
 
-def _transcribe(arguments: argparse.Namespace) -> int:
-    from edge_asr.recognizer import Recognizer
-
-    began = time.perf_counter()
-    recognizer = Recognizer(**recognizer_options(arguments))
-    load_s = time.perf_counter() - began
-    failures, audio_s, compute_s = Failures(), 0.0, 0.0
-    for name in arguments.files:
-        began = time.perf_counter()
-        try:
-            audio_s += _transcribe_file(recognizer, name, arguments)
-        except EdgeAsrError as error:
-            failures.add(error)
-        compute_s += time.perf_counter() - began
-    if not arguments.quiet:
-        n_files = len(arguments.files)
-        rtf = f", RTF {compute_s / audio_s:.4f}" if audio_s else ""
-        _say(
-            f"model {recognizer.name} {recognizer.precision}, {recognizer.decoder_kind} search, loaded in "
-            f"{load_s:.2f} s: {n_files - len(failures.codes)} of {n_files} files, {audio_s:.1f} s of audio in "
-            f"{compute_s:.2f} s{rtf}"
-        )
-    return failures.exit_code
-
-
-def _transcribe_file(recognizer: Recognizer, name: str, arguments: argparse.Namespace) -> float:
-    """Seconds of audio done. Plain text on stdout goes out segment by segment, all else when the file is complete."""
-    from edge_asr.audio import SAMPLE_RATE, AudioFile
-    from edge_asr.writers import WRITERS, Transcript, save
-
-    live = arguments.output_format == "txt" and arguments.output_dir is None
-    label = f"{name}: " if arguments.with_names else ""
-    segments = []
-    with AudioFile(name) as audio:
-        for segment in recognizer.stream(_with_progress(audio, arguments.quiet), partials=False):
-            segments.append(segment)
-            if live:
-                print(f"{label}{segment.text}", flush=True)
-    if live and not segments:
-        print(label, flush=True)  # every file has its line, also one in which nothing was said
-    transcript = Transcript(name, audio.n_samples / SAMPLE_RATE, segments, recognizer.name)
-    if not live:
-        text = WRITERS[arguments.output_format](transcript)
-        if arguments.output_dir is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        else:
-            save(arguments.output_dir / f"{Path(name).stem}.{arguments.output_format}", text)
-    if audio.damage is not None:
-        _say(f"warning: {name}: {audio.damage}; the text ends there")
-    if audio.n_replaced:
-        _say(f"warning: {name}: {audio.n_replaced} samples were NaN, Inf or impossible and were taken as silence")
-    return transcript.duration
-
-
-def _with_progress(audio: AudioFile, quiet: bool) -> Iterator[np.ndarray]:
-    """The blocks of a file, with a bar of seconds on a terminal's stderr."""
-    from tqdm import tqdm
-
-    disable = True if quiet else None  # None: shown on a terminal only
-    total = None if audio.duration_s is None else round(audio.duration_s, 1)
-    with tqdm(total=total, unit="s", desc=audio.path.name, leave=False, delay=1, disable=disable) as bar:
-        for block in audio:
-            yield block
-            bar.update(len(block) / 16_000)
-
-
 # --- evaluate, models ----------------------------------------------------------------------------------------------
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from edge_asr.evaluate import evaluate, save_hypotheses, table
 
-    figures, results = evaluate(
-        arguments.manifest, recognizer_options(arguments), arguments.limit, arguments.workers
-    )
+    figures, results = evaluate(arguments.manifest, recognizer_options(arguments), arguments.limit, arguments.workers)
     if arguments.hypotheses is not None:
         save_hypotheses(arguments.hypotheses, results)
     print(json.dumps(figures) if arguments.json else table(figures))
@@ -267,10 +179,9 @@ def _run_module(module: str, argv: list[str]) -> int:
 
 
 def _say(message: str) -> None:
-    from tqdm import tqdm
+    from edge_asr.progress import say
 
-    with tqdm.external_write_mode(file=sys.stderr):
-        print(f"edge-asr: {message}", file=sys.stderr, flush=True)
+    say(message)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ EdgeAsrError                    1
 ├── UsageError                  2   an argument makes no sense (argparse leaves with 2 as well)
 ├── StreamError                 4   a verb was called in the wrong order
 ├── OutputError                 5   a result cannot be written
+│   └── OutputFullError         7   no room where results are written; the batch stops, --resume goes on
 ├── DependencyError             6   an optional package or system library is missing
 ├── WorkerError                 8   a process that transcribed a file died
 ├── AudioError                 10
 │   ├── AudioNotFoundError     11   no such file, or not readable by this user
-│   ├── AudioDirectoryError    12   a folder where a file was expected
+│   ├── AudioDirectoryError    12   a folder where a file was expected, or one without recordings
 │   ├── AudioEmptyError        13   zero bytes, or zero samples
 │   ├── AudioFormatError       14   not audio that libsndfile knows
 │   └── AudioTruncatedError    15   the file ends before its header says so, and holds nothing to transcribe
@@ -55,6 +56,10 @@ class StreamError(EdgeAsrError):
 
 class OutputError(EdgeAsrError):
     exit_code = 5
+
+
+class OutputFullError(OutputError):
+    exit_code = 7
 
 
 class DependencyError(EdgeAsrError):

@@ -291,11 +291,6 @@ class Recognizer:
             yield from self.stream(audio, partials=False)
 
 
-def transcribe(source: str | os.PathLike[str] | np.ndarray, **options: Any) -> Iterator[Segment]:
-    """Final segments of a recording, recognised by `Recognizer(**options)`; keep a Recognizer for more than one."""
-    return Recognizer(**options).transcribe(source)
-
-
 def _recording_chunk_ms(info: EncoderInfo) -> int:
     limit_ms = info.max_chunk_frames * FRAME_SHIFT_MS
     return min(RECORDING_CHUNK_MS, limit_ms) if limit_ms else RECORDING_CHUNK_MS

@@ -1,6 +1,7 @@
 """Transcripts as txt, srt, vtt, tsv, json and jsonl, by the conventions that whisper made usual.
 
 A writer turns a `Transcript` into text; `save` puts it on disk so that a reader never sees half a file.
+Subtitles (srt, vtt) are cut and laid out by a `Layout`; txt, tsv and json keep the segments as they were recognised.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_asr.errors import OutputError
+from edge_asr.sources import portable
+from edge_asr.subtitles import Cue, Layout, cues
 
 if TYPE_CHECKING:
     from edge_asr.recognizer import Segment
 
 LANGUAGE = "en"
+DEFAULT_LAYOUT = Layout()
 
 
 @dataclass(frozen=True)
@@ -34,49 +38,64 @@ class Transcript:
         return " ".join(segment.text for segment in self.segments if segment.text)
 
 
-def clock(seconds: float, decimal_mark: str, always_hours: bool) -> str:
-    """12.3456 → 00:12.346, or 00:00:12,346 with hours."""
-    milliseconds = max(0, round(seconds * 1000))
-    hours, milliseconds = divmod(milliseconds, 3_600_000)
+def clock(milliseconds: int, decimal_mark: str, always_hours: bool) -> str:
+    """12346 → 00:12.346, or 00:00:12,346 with hours."""
+    hours, milliseconds = divmod(max(0, milliseconds), 3_600_000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     whole, milliseconds = divmod(milliseconds, 1_000)
     prefix = f"{hours:02d}:" if always_hours or hours else ""
     return f"{prefix}{minutes:02d}:{whole:02d}{decimal_mark}{milliseconds:03d}"
 
 
-def txt(transcript: Transcript) -> str:
+def txt(transcript: Transcript, layout: Layout = DEFAULT_LAYOUT) -> str:
     """One segment per line."""
     return "".join(f"{segment.text}\n" for segment in transcript.segments)
 
 
-def srt(transcript: Transcript) -> str:
+def srt(transcript: Transcript, layout: Layout = DEFAULT_LAYOUT) -> str:
     """SubRip."""
     return "".join(
-        f"{number}\n{clock(segment.start, ',', True)} --> {clock(segment.end, ',', True)}\n{segment.text}\n\n"
-        for number, segment in enumerate(transcript.segments, 1)
+        f"{number}\n{clock(cue.start_ms, ',', True)} --> {clock(cue.end_ms, ',', True)}\n{_said(cue)}\n\n"
+        for number, cue in enumerate(cues(transcript.segments, layout, transcript.duration), 1)
     )
 
 
-def vtt(transcript: Transcript) -> str:
+def vtt(transcript: Transcript, layout: Layout = DEFAULT_LAYOUT) -> str:
     """WebVTT (W3C)."""
     return "WEBVTT\n\n" + "".join(
-        f"{clock(segment.start, '.', False)} --> {clock(segment.end, '.', False)}\n{segment.text}\n\n"
-        for segment in transcript.segments
+        f"{clock(cue.start_ms, '.', False)} --> {clock(cue.end_ms, '.', False)}\n{_said(cue, _vtt_text)}\n\n"
+        for cue in cues(transcript.segments, layout, transcript.duration)
     )
 
 
-def tsv(transcript: Transcript) -> str:
-    """Start and end in milliseconds, text; with a header line."""
+def tsv(transcript: Transcript, layout: Layout = DEFAULT_LAYOUT) -> str:
+    """Start and end in milliseconds, text; with a header line. A row is a segment, or a word where these are marked."""
+    rows = [w for segment in transcript.segments for w in (segment.words if layout.highlight_words else (segment,))]
     return "start\tend\ttext\n" + "".join(
-        f"{round(1000 * segment.start)}\t{round(1000 * segment.end)}\t{segment.text}\n"
-        for segment in transcript.segments
+        f"{round(1000 * row.start)}\t{round(1000 * row.end)}\t{row.text}\n" for row in rows
     )
+
+
+def _said(cue: Cue, escape: Callable[[str], str] = str) -> str:
+    """The lines of a cue, the word that is being said underlined as whisper does it."""
+    number, lines = 0, []
+    for line in cue.lines:
+        words = []
+        for word in line:
+            words.append(f"<u>{escape(word)}</u>" if number == cue.word else escape(word))
+            number += 1
+        lines.append(" ".join(words))
+    return "\n".join(lines)
+
+
+def _vtt_text(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def as_json(transcript: Transcript) -> dict[str, Any]:
     """The object that json and jsonl hold. Times in seconds, confidences in 0 … 1."""
     return {
-        "audio_filepath": transcript.audio_filepath,
+        "audio_filepath": portable(transcript.audio_filepath),
         "duration": round(transcript.duration, 3),
         "language": LANGUAGE,
         "model": transcript.model,
@@ -102,17 +121,17 @@ def as_json(transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def json_document(transcript: Transcript) -> str:
+def json_document(transcript: Transcript, layout: Layout = DEFAULT_LAYOUT) -> str:
     """One indented object."""
     return json.dumps(as_json(transcript), indent=2, ensure_ascii=False) + "\n"
 
 
-def jsonl(transcript: Transcript) -> str:
+def jsonl(transcript: Transcript, layout: Layout = DEFAULT_LAYOUT) -> str:
     """The same object on one line."""
     return json.dumps(as_json(transcript), ensure_ascii=False) + "\n"
 
 
-WRITERS: dict[str, Callable[[Transcript], str]] = {
+WRITERS: dict[str, Callable[[Transcript, Layout], str]] = {
     "txt": txt,
     "srt": srt,
     "vtt": vtt,

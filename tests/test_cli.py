@@ -158,7 +158,8 @@ def test_failures_of_several_kinds_have_a_code_of_their_own(transcribe):
     code, out, err = transcribe("bad.wav", "good.wav", "gone.wav")
     assert code == errors.MIXED_FAILURES_EXIT_CODE
     assert out == "turn on the light\n"
-    assert "1 of 3 files" in err
+    assert "3 files: " in err
+    assert "failed       1  AudioNotFoundError (exit code 11): gone.wav" in err
 
 
 def test_every_kind_of_error_has_an_exit_code_of_its_own():
@@ -301,7 +302,9 @@ def test_a_command_whose_packages_are_missing_says_what_to_install(monkeypatch, 
 
 
 def test_a_reader_that_stops_early_is_no_error(tone_model, folder):
-    command = f"{sys.executable} -m edge_asr.cli transcribe --quiet --model {tone_model} {'good.wav ' * 50}"
+    for i in range(50):
+        shutil.copy("good.wav", f"{i}.wav")
+    command = f"{sys.executable} -m edge_asr.cli transcribe --quiet --model {tone_model} [0-9]*.wav"
     done = subprocess.run(f"{command} | head -n 1", shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == "turn on the light\n"
     assert done.stderr == ""
