@@ -92,10 +92,16 @@ def installed_models() -> dict[str, Path]:
     return found
 
 
+def is_sherpa_folder(directory: Path) -> bool:
+    """A folder of ONNX files that is none of ours, damaged ones included; see zipformer.py."""
+    own = (CONFIG, *ENCODER_FILES.values())
+    return directory.is_dir() and any(directory.glob("*.onnx")) and not any((directory / n).exists() for n in own)
+
+
 def find_model(model: str | Path) -> Path:
-    """The directory of a model given by path or by name."""
+    """The directory of a model given by path or by name; by path it may be one of sherpa-onnx."""
     directory = Path(model)
-    if (directory / CONFIG).is_file():
+    if (directory / CONFIG).is_file() or is_sherpa_folder(directory):
         return directory
     names = installed_models()
     if str(model) in names:

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from edge_asr.errors import ExportError
 
 LSTM_STREAM_INPUTS = (0, 5, 6)  # X, initial_h and initial_c of DynamicQuantizeLSTM: what belongs to a stream
+PART = "part"  # prefix of what is inside a Scan over streams
 
 
 class Constants:
@@ -101,7 +102,7 @@ def part_streams(graph: onnx.GraphProto) -> int:
 
     It takes one range for a whole tensor, so that each stream would depend on those beside it.
     """
-    constants = Constants("part")
+    constants = Constants(PART)
     lstms = [node for node in graph.node if node.op_type == "DynamicQuantizeLSTM"]
     if lstms:
         axes = {name: constants.add([axis]) for name, axis in (("X", 1), ("Y", 2))}
@@ -116,7 +117,7 @@ def _scan_of(lstm: onnx.NodeProto, axes: Mapping[str, str]) -> onnx.NodeProto:
     outer = [lstm.input[i] for i in LSTM_STREAM_INPUTS if i < len(lstm.input)]
     if len(outer) < 3 or not all(outer) or len(lstm.output) < 3 or not all(lstm.output):
         raise ExportError(f"{lstm.name}: needs h and c in and out, has {list(lstm.input)}; export the encoder again")
-    prefix = f"part_{lstm.output[0]}"
+    prefix = f"{PART}_{lstm.output[0]}"
     scanned = [f"{prefix}_{name}" for name in ("x", "h", "c", "y", "next_h", "next_c")]
     whole = [f"{name}_whole" for name in scanned]
     for position, name in zip(LSTM_STREAM_INPUTS, whole):
@@ -142,3 +143,23 @@ def _scan_of(lstm: onnx.NodeProto, axes: Mapping[str, str]) -> onnx.NodeProto:
         scan_input_axes=[1, 1, 1],
         scan_output_axes=[2, 1, 1],
     )
+
+
+def join_streams(graph: onnx.GraphProto) -> int:
+    """Undo `part_streams`, in place, for tools that follow one stream and no control flow; returns their number."""
+    nodes: list[onnx.NodeProto] = []
+    n_joined = 0
+    for node in graph.node:
+        body = next((a.g for a in node.attribute if node.op_type == "Scan" and a.name == "body"), None)
+        if body is None or not body.name.startswith(PART):
+            nodes.append(node)
+            continue
+        (inner,) = (n for n in body.node if n.op_type == "DynamicQuantizeLSTM")
+        lstm = onnx.NodeProto.FromString(inner.SerializeToString())
+        for position, name in zip(LSTM_STREAM_INPUTS, node.input, strict=True):
+            lstm.input[position] = name
+        lstm.output[:] = node.output
+        nodes.append(lstm)
+        n_joined += 1
+    replace_nodes(graph, nodes)
+    return n_joined

@@ -18,7 +18,7 @@ import numpy as np
 
 from edge_asr.errors import LexiconError, ModelDamagedError, ModelNotFoundError, StreamError, UsageError
 from edge_asr.features import N_MEL, SAMPLE_RATE
-from edge_asr.model_files import CONFIG, DEFAULT_MODEL, ENCODER_FILES, ModelFiles, Precision
+from edge_asr.model_files import DEFAULT_MODEL, ModelFiles, Precision, is_sherpa_folder
 from edge_asr.runtime import ORT_ERRORS, EncoderInfo, EncoderSession, States, load_onnx
 from edge_asr.tokens import BLANK, WORD_START, TokenTable
 
@@ -288,19 +288,13 @@ def choose_file(directory: Path, precision: str) -> Path:
     have = ", ".join(path.name for path in files) or "no .onnx file"
     if not fitting:
         raise ModelNotFoundError(
-            f"{directory}: lacks an ONNX file of precision {precision}, has {have}; choose another"
+            f"{directory}: lacks an ONNX file of precision {precision}, has {have}; choose another precision"
         )
     if len(fitting) > 1:
         raise ModelNotFoundError(
             f"{directory}: needs one ONNX file of precision {precision}, has {have}; move the rest"
         )
     return fitting[0]
-
-
-def is_sherpa_folder(directory: Path) -> bool:
-    """A folder of ONNX files that is none of ours, damaged ones included."""
-    own = (CONFIG, *ENCODER_FILES.values())
-    return directory.is_dir() and any(directory.glob("*.onnx")) and not any((directory / n).exists() for n in own)
 
 
 def open_model(model: str | Path = DEFAULT_MODEL) -> ModelFiles:
@@ -327,11 +321,11 @@ def under_our_names(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     names = {inputs[0].name: "x", outputs[0].name: "log_probs"}
     for i, (before, after) in enumerate(zip(inputs[1:], outputs[1:], strict=True)):
         names |= {before.name: f"state_{i}", after.name: f"next_state_{i}"}
-    for value in (*inputs, *outputs):
-        value.name = names[value.name]
-    for node in renamed.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
+    for name in set(names.values()) - set(names):  # the file's own use of a name that is now taken
+        names[name] = f"inner_{name}"
+    for value in (*inputs, *outputs, *renamed.graph.initializer):
+        value.name = names.get(value.name, value.name)
+    _rename(renamed.graph, names)
     shapes = [(1, layout.window_frames, N_MEL), *(spec.shape for spec in layout.states)]
     for value, shape in zip(inputs, shapes, strict=True):
         for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=False):
@@ -347,6 +341,18 @@ def under_our_names(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     for key, value in {**added, **metadata, "lookahead_frames": added["lookahead_frames"]}.items():
         renamed.metadata_props.add(key=key, value=value)
     return renamed
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Values as all nodes see them, those of inner graphs included, in place."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, names)
+                for value in attribute.g.output:
+                    value.name = names.get(value.name, value.name)
 
 
 def read_tokens(path: Path) -> TokenTable:

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
+from edge_asr.onnx_passes import join_streams
 from firmware_sim.errors import OnnxFileError, OperatorError, ShapeError
 
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
@@ -104,6 +105,7 @@ def read_model(path: str | Path) -> onnx.ModelProto:
         raise OnnxFileError(
             f"{path}: need nodes and outputs, have an empty graph; the file may be cut short, export it again"
         )
+    join_streams(model.graph)  # a loop over the streams of a batch, of which there is one here
     refuse_control_flow(model.graph, path)
     sort_nodes(model.graph, path)
     return model

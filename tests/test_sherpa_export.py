@@ -216,6 +216,25 @@ def test_streams_beside_each_other_share_no_range_of_a_quantised_lstm(tone_encod
     assert np.abs(together - alone).max() > 1e-4  # else this test would prove nothing
 
 
+def test_the_simulator_sees_one_stream_of_a_parted_lstm(tone_encoder, tmp_path):
+    from firmware_sim.model import load_model
+
+    write_int8_lstm(tmp_path / "int8.onnx", tone_encoder)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tokens.txt").write_text("<blk> 0\n" + "".join(f"T{i} {i}\n" for i in range(1, 40)))
+    onnx.save(wrap_encoder(onnx.load(tmp_path / "int8.onnx"), 32), tmp_path / "out" / "model.int8.onnx")
+    assert load_model(tmp_path / "out").macs == load_model(tmp_path / "int8.onnx", chunk_ms=320).macs > 0
+
+
+def test_the_simulator_reads_what_was_exported(tone_model, exported):
+    from firmware_sim.model import load_model
+
+    for precision in ("int8", "fp32"):
+        ours, theirs = load_model(tone_model, precision), load_model(exported, precision)
+        assert theirs.macs == ours.macs
+        assert (theirs.chunk_frames, theirs.lookahead_frames) == (ours.chunk_frames, ours.lookahead_frames)
+
+
 @pytest.mark.parametrize("chunk_ms", [80, 640])
 def test_another_chunk_hears_the_same(tone_model, tmp_path, chunk_ms):
     report = export_sherpa(tone_model, tmp_path / "out", chunk_ms=chunk_ms, greedy=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import soundfile
 from tones import speak
 from zipformers import CHUNK, METADATA, PIECES, WINDOW, cache_shapes, write_zipformer, write_zipformer_folder
 
+from edge_asr.cli import main as edge_asr_main
 from edge_asr.endpoint import EndpointRules
 from edge_asr.errors import ModelDamagedError, ModelNotFoundError
 from edge_asr.features import fbank
@@ -167,6 +169,20 @@ def test_the_simulator_refuses_another_chunk_than_the_models_own(folder):
 
     with pytest.raises(BudgetError, match="need the chunk of 320 ms"):
         load_model(folder, "fp32", chunk_ms=640)
+
+
+def test_the_microphone_and_the_batch_take_a_folder_of_sherpa_onnx(folder, tmp_path, capsys):
+    samples = noise(4.0, seed=1)
+    soundfile.write(tmp_path / "noise.wav", samples, RATE, "FLOAT")
+    options = ["--model", str(folder), "--precision", "fp32", "--quiet"]
+    (segment,) = Recognizer(folder, "fp32").transcribe(samples)
+    assert len(segment.words) > 8
+    for command in (
+        ["transcribe", str(tmp_path / "noise.wav")],
+        ["listen", "--from-file", str(tmp_path / "noise.wav")],
+    ):
+        assert edge_asr_main([*command, *options]) == 0
+        assert capsys.readouterr().out.split() == [word.text for word in segment.words]
 
 
 # --- what is not supported -----------------------------------------------------------------------------------------
