@@ -58,6 +58,8 @@ def influence_of(session: EncoderSession, clips: list[Clip], frames: list[np.nda
         plain = stream(session, recording)
         for at_s in DISTURBED_S:
             first = int(100 * at_s)
+            if first + 2 * DISTURBANCE_FRAMES > len(recording):
+                continue
             other = recording.copy()
             other[first : first + DISTURBANCE_FRAMES] = recording[-DISTURBANCE_FRAMES:]
             changed = stream(session, other)

@@ -271,6 +271,8 @@ def measure(model: Path, speech: Path, results: Measured, quick: bool) -> None:
     """All figures of one model but its speed, which is measured beside its peers."""
     bench = Bench(model, speech)
     for name, row in ROWS.items():
+        if not bench.graph(row).is_dir():
+            continue
         thinned = replace(row, every=QUICK_EVERY) if quick and name in COMPARED else row
         results.keep("rows", name, [bench.key(thinned), bench.key(row)], lambda row=thinned: bench.figures(row))
         done = results.data["rows"][name]

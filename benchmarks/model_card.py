@@ -152,13 +152,13 @@ def weaknesses(rows: dict[str, Any]) -> str:
     if clean and accent:
         lines.append(f"- accents: {accent['wer']:.1f} % WER on dev-accent against {clean['wer']:.1f} % on dev-clean")
     for name, row in (("dev-clean", clean), ("dev-accent", accent)):
-        if row and len(row["speakers"]) > 1:
+        if row and len(row.get("speakers", ())) > 1:
             rates = sorted(100 * errors / max(words, 1) for _, words, errors in row["speakers"].values())
             lines.append(
                 f"- speakers: from {rates[0]:.1f} to {rates[-1]:.1f} % WER over the {len(rates)} of {name} "
                 f"(median {np.median(rates):.1f})"
             )
-    if clean:
+    if clean and "clip_s" in clean:
         lines.append("- utterances by length (dev-clean): " + ", ".join(by_length(clean)))
     for name in ("dev-commands", "dev-digits"):
         free, bound = rows.get(name), rows.get(f"{name} with grammar")

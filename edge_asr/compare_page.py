@@ -57,7 +57,7 @@ def draw_words(ax: Axes, models: Sequence[Model]) -> None:
 def draw_chunks(ax: Axes, models: Sequence[Model]) -> None:
     """Word error rate by chunk on the clips that were measured at every chunk."""
     for model in models:
-        rows = {ms: model.at_chunk(ms) for ms in CHUNKS_MS if model.at_chunk(ms)}
+        rows = {ms: row for ms in CHUNKS_MS if "clip_errors" in (row := model.at_chunk(ms))}
         step = max((row["every"] for row in rows.values()), default=1)
         rates = []
         for row in rows.values():
@@ -114,7 +114,8 @@ def draw_pace(ax: Axes, models: Sequence[Model]) -> None:
         values = {ms: t for ms in CHUNKS_MS if (t := ns_per_mac(model, ms)) is not None}
         ax.plot(list(values), list(values.values()), "o-", color=colour(models, model), label=model.name, markersize=4)
     _chunk_axis(ax)
-    ax.set(yscale="log", ylabel="ns per multiply-add", title="encoder's CPU time for each multiply-add")
+    ax.set(ylabel="ns per multiply-add", title="encoder's CPU time for each multiply-add")
+    ax.set_ylim(0, None)
     ax.legend(fontsize=8.5)
 
 
@@ -141,7 +142,7 @@ def draw_lengths(ax: Axes, models: Sequence[Model]) -> None:
     """Word error rate of dev-clean by the length of the utterance."""
     for model in models:
         row = model.row("dev-clean")
-        if row:
+        if "clip_errors" in row:
             _binned(
                 ax, row["clip_s"], row["clip_errors"], row["clip_words"], LENGTHS_S, colour(models, model), model.name
             )
@@ -154,7 +155,7 @@ def draw_positions(ax: Axes, models: Sequence[Model]) -> None:
     """What keeping the state changes, by how long the speaker has been heard."""
     for model in models:
         kept, reset = model.row("dev-clean long recordings"), model.row("dev-clean")
-        if kept and reset:
+        if "clip_errors" in kept and "clip_errors" in reset:
             errors = np.array(kept["clip_errors"]) - np.array(reset["clip_errors"][:: kept["every"] // reset["every"]])
             words, begins = kept["clip_words"], kept["clip_begins_s"]
             _binned(ax, begins, errors, words, POSITIONS_S, colour(models, model), model.name)
@@ -188,7 +189,7 @@ def draw_training(ax: Axes, models: Sequence[Model]) -> None:
     ax.legend(fontsize=8.5)
 
 
-def pareto(label: str, x_of: Callable[[Model], float | None], log: bool = False) -> Draw:
+def pareto(label: str, x_of: Callable[[Model], float | None]) -> Draw:
     """A plot of dev-clean WER against a cost; the line joins the models that no other beats in both."""
 
     def draw(ax: Axes, models: Sequence[Model]) -> None:
@@ -199,9 +200,8 @@ def pareto(label: str, x_of: Callable[[Model], float | None], log: bool = False)
         front = [p for p in sorted(points, key=lambda p: p[:2]) if not any(beats(q, p) for q in points)]
         ax.plot([p[0] for p in front], [p[1] for p in front], color=FAINT, linewidth=1, zorder=1)
         ax.set(xlabel=label, ylabel="dev-clean WER %", title=label.partition(",")[0])
-        ax.margins(x=0.35, y=0.3)
-        if log:
-            ax.set_xscale("log")
+        ax.margins(y=0.3)
+        ax.set_xlim(0, 1.3 * max((p[0] for p in points), default=1))  # from 0: models of one size stand close together
         ax.grid(True)
 
     return draw

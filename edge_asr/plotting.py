@@ -16,6 +16,7 @@ STYLE = {
     "svg.hashsalt": "edge-asr",  # the same page for the same result
     "font.size": 9.5,
     "font.family": "sans-serif",
+    "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
