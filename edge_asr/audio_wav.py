@@ -138,7 +138,7 @@ class PcmReader:
         n_read = self._source.position - self._first
         if self._source.failure is not None:
             self.damage = self._source.failure
-        elif self._claimed is not None and n_left is not None and n_left >= frame_bytes:
+        elif self._claimed is not None and n_read < self._claimed - self._claimed % frame_bytes:
             self.damage = f"is cut short: its header promises {self._claimed} bytes of samples, the file holds {n_read}"
         else:
             self.damage = None  # what was missing when the file was opened has come since
@@ -171,21 +171,21 @@ def open_wav(source: Source, container: Container) -> PcmReader | None:
             raw = _read_format(source.name, fmt, order)
             if raw is None:
                 return None
-            if n_bytes == 0xFFFFFFFF and ds64:
-                n_bytes = ds64
-            return PcmReader(source, raw, _claim(source, n_bytes, is_w64), container.name)
+            is_long = is_w64 or (n_bytes == 0xFFFFFFFF and bool(ds64))
+            claim = _claim(source, n_bytes if is_w64 or not is_long else ds64 or 0, is_long)
+            return PcmReader(source, raw, claim, container.name)
     raise AudioTruncatedError(f"{source.name}: ends before its samples begin; nothing could be read, copy it again")
 
 
-def _claim(source: Source, n_bytes: int, is_w64: bool) -> int | None:
+def _claim(source: Source, n_bytes: int, is_long: bool) -> int | None:
     """The size that the header gives, or None where it was never filled in. The source stands at the first sample."""
-    if n_bytes >= (1 << 62 if is_w64 else _OPEN_END_BYTES) and (
+    if n_bytes >= (1 << 62 if is_long else _OPEN_END_BYTES) and (
         source.n_bytes is None or n_bytes > source.n_bytes - source.position
     ):
         return None
     if n_bytes == 0:
         return 0 if source.peek(4)[:4] in _KNOWN_CHUNKS else None
-    while not is_w64 and source.n_bytes is not None and n_bytes + (1 << 32) <= source.n_bytes - source.position:
+    while not is_long and source.n_bytes is not None and n_bytes + (1 << 32) <= source.n_bytes - source.position:
         n_bytes += 1 << 32  # recorders that run past 4 GB let the 32 bits wrap
     return n_bytes
 
