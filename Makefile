@@ -1,13 +1,14 @@
 # Two commands on a fresh machine with python3-venv and make:
 #   make demo    install the runtime (no torch) and transcribe the shipped samples
 #   make test    install what the tests need, run ruff and pytest
+# And, where the training data lie: make models SPEECH=folder    train, export, measure and compare the shipped models
 
 PYTHON ?= python3
 VENV ?= .venv
 TEST_VENV ?= .venv-test
 PIP_ARGS ?=
 
-.PHONY: demo test clean
+.PHONY: demo test models clean
 
 demo: $(VENV)/installed
 	@echo
@@ -21,6 +22,11 @@ demo: $(VENV)/installed
 test: $(TEST_VENV)/installed
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/python -m pytest
+
+# Hours to days of training; it resumes where it was stopped. models/recipes.toml holds the recipes.
+models: $(TEST_VENV)/installed
+	@test -n "$(SPEECH)" || { echo "needs the folder of the manifests: make models SPEECH=/data/speech"; exit 1; }
+	$(TEST_VENV)/bin/python models/make.py all $(SPEECH)
 
 # A stamp newer than pyproject.toml means that its dependencies are in.
 $(VENV)/installed: pyproject.toml

@@ -40,6 +40,7 @@ Speech Commands, Free Spoken Digits at 8 kHz), not the corpora's own test sets; 
 | set | clips | WER % | sub / ins / del | whole clip right % |
 |---|---|---|---|---|
 {rows}
+
 {measured}
 
 ## Training

@@ -79,21 +79,26 @@ def kind_of(models: Sequence[Model], name: str) -> str:
     return next(m.encoder for m in models if m.name == name)
 
 
+def training_note(models: Sequence[Model]) -> str:
+    """Whether the models of one size were trained alike; empty where there are no two."""
+    group = of_one_size(models)
+    if len(group) < 2:
+        return ""
+    names, differences = ", ".join(m.name for m in group), training_differences(group)
+    if not differences:
+        return f"{names} were trained alike: the same schedule, augmentation and hours."
+    return f"Not a comparison of encoders alone: {names} were not trained alike: {'; '.join(differences)}."
+
+
 def notes(models: Sequence[Model]) -> list[str]:
     """What a reader must know beside the table."""
-    found = []
-    for group in (of_one_size(models),):
-        if len(group) > 1:
-            differences = training_differences(group)
-            names = ", ".join(m.name for m in group)
-            found.append(
-                f"Not a comparison of encoders alone: {names} were not trained alike: {'; '.join(differences)}."
-                if differences
-                else f"{names} were trained alike: the same schedule, augmentation and hours."
-            )
+    found = [training_note(models)] if training_note(models) else []
     thinned = sorted({row["every"] for m in models for row in m.results.get("rows", {}).values() if row["every"] > 1})
     if thinned:
-        found.append(f"Chunk sizes and long recordings were measured on every {thinned[-1]}th clip in some models.")
+        found.append(
+            f"Chunk sizes and long recordings of some models were measured on every {thinned[-1]}th clip; in brackets "
+            "the rate of chunks of 320 ms, each clip from silence, on the same clips."
+        )
     found.append(
         "Speeds are CPU time, taken clip by clip in turn, on machines that did other work too: trust the ratios of one "
         "run more than the figures. The sets are small development subsets on which the search was tuned."

@@ -169,7 +169,7 @@ def finish(names: list[str], arguments: argparse.Namespace) -> None:
         sys.executable, str(ROOT / "benchmarks" / "measure_models.py"), str(arguments.speech.resolve()),
         "--folder", str(arguments.folder.resolve()), "--models", *names, *(["--quick"] if arguments.quick else []),
     ]  # fmt: skip
-    compare = [sys.executable, "-m", "edge_asr.cli", "compare", "--out", "docs/comparison"]
+    compare = [sys.executable, "-m", "edge_asr.cli", "compare", "--out", "docs/comparison", "--readme", "README.md"]
     for step, command in (("measure", measure), ("compare", compare)):
         if step in arguments.steps:
             print(shlex.join(command)) if arguments.dry_run else run(command)

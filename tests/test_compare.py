@@ -124,7 +124,7 @@ def test_every_figure_of_the_table_is_one_of_the_results(models):
     lines = as_text(models).splitlines()
     assert re.search(r"dev-clean WER %\s+" + r"\s+".join(f"{m.row('dev-clean')['wer']:.1f}" for m in models), lines[3])
     assert next(line for line in lines if "multiply-adds, M/s" in line).split()[-4:] == ["80.0"] * 4
-    assert next(line for line in lines if "hours heard" in line).split()[-4:] == ["91.0"] * 4
+    assert next(line for line in lines if "hours heard in all" in line).split()[-4:] == ["91.0"] * 4
 
 
 def test_what_nobody_measured_is_a_dash_and_what_nobody_measured_at_all_is_left_out(models):
@@ -133,6 +133,14 @@ def test_what_nobody_measured_is_a_dash_and_what_nobody_measured_at_all_is_left_
     assert next(line for line in text.splitlines() if "dev-accent" in line).split()[-3] == MISSING
     assert "dev-digits" not in text
     assert "PocketSphinx" not in text
+
+
+def test_a_rate_on_fewer_clips_stands_beside_the_usual_one_on_the_same_clips(models):
+    thinned = row_of("dev-clean", 0.5, every=4, wer=47.0)
+    models[0].results["rows"]["dev-clean 80 ms"] = thinned | {"clip_errors": thinned["clip_errors"][::4]}
+    same = sum(models[0].row("dev-clean")["clip_errors"][::4])
+    assert f"47.0 (of {100 * same / (10 * N_CLIPS / 4):.1f})" in as_text(models)
+    assert "every 4th clip" in "\n".join(notes(models))
 
 
 def test_a_model_with_nothing_but_a_name_breaks_no_page(models):
@@ -193,6 +201,22 @@ def test_a_folder_that_cannot_be_written_is_an_error(capsys, folder, tmp_path):
     (tmp_path / "file").write_text("")
     assert main(["compare", "--out", str(tmp_path / "file" / "out")]) == 5
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_only_what_is_between_the_marks_of_a_readme_is_renewed(capsys, folder, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- models -->\nold 99.9\n<!-- /models -->\nafter\n")
+    for _ in range(2):
+        assert main(["compare", "--readme", str(readme)]) == 0
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- models -->\n| model |")
+        assert text.endswith("\n<!-- /models -->\nafter\n")
+        assert "99.9" not in text
+        assert text.count("`tcn-tiny`") == 1
+        assert "trained alike" in text
+    readme.write_text("no marks")
+    assert main(["compare", "--readme", str(readme)]) == 5
+    assert "add them" in capsys.readouterr().err
 
 
 def test_a_page_without_matplotlib_names_the_extra_to_install(capsys, folder, tmp_path, monkeypatch):
