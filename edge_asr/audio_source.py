@@ -238,11 +238,15 @@ _MAGICS: list[tuple[int, bytes, Container]] = [  # (offset, bytes there, contain
     (0, b"\0\0\x01\xba", Container("mpeg", av="mpeg")),
     *((4, box, MPEG4) for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"pnot")),
 ]
+_MAGIC_BYTES = 32
 _TS_PACKET_BYTES = 188
 
 
 def find_container(source: Source) -> Container | None:
     """What a recording's first bytes say it is; None: nothing that we know."""
+    head = source.peek(_MAGIC_BYTES)  # no more, so that a pipe is heard from its first words on
+    if (container := _by_magic(head)) is not None:
+        return container
     head = source.peek(HEAD_BYTES)
     if head.startswith(b"ID3"):  # mp3, or a tag that somebody put before another format
         file = source.as_file()
@@ -253,10 +257,17 @@ def find_container(source: Source) -> Container | None:
     return _container_of(head)
 
 
-def _container_of(head: bytes) -> Container | None:
+def _by_magic(head: bytes) -> Container | None:
     for offset, magic, container in _MAGICS:
         if head.startswith(magic, offset):
             return container
+    return None
+
+
+def _container_of(head: bytes) -> Container | None:
+    container = _by_magic(head)
+    if container is not None:
+        return container
     if any(head[at : at + 5 * _TS_PACKET_BYTES : _TS_PACKET_BYTES] == b"\x47" * 5 for at in range(_TS_PACKET_BYTES)):
         return Container("mpeg-ts", av="mpegts")  # recordings of broadcasts begin anywhere
     if head.startswith(b"\x0b\x77"):
