@@ -149,10 +149,17 @@ def _walk(folder: str, failures: list[Failure]) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):  # hidden, such as the ._talk.wav that macOS leaves on other disks
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif _is_audio(entry.name) and _is_file(entry):
                 yield entry.path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

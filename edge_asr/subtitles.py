@@ -153,10 +153,10 @@ def _cost(words: Sequence[Word], first: int, stop: int, layout: Layout) -> float
     cost = 1.0
     if stop < len(words):
         pause_s = words[stop].start - words[stop - 1].end
-        cost += 1.0 - min(1.0, max(0.0, pause_s) / GOOD_PAUSE_S)
+        cost += 2.0 * (1.0 - min(1.0, max(0.0, pause_s) / GOOD_PAUSE_S))  # rather one cue more than cut off
         cost += 0.5 * (words[stop - 1].text.lower() in LEADING_WORDS)
     share = (sum(len(word.text) + 1 for word in words[first:stop]) - 1) / layout.max_line_width
-    return cost + 0.5 * max(0.0, 0.5 - share) ** 2 * 4  # up to 0.5 for a cue of half a line and less
+    return cost + 2.0 * max(0.0, 0.5 - share) ** 2  # up to 0.5 where it is less than half a line
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------
