@@ -255,9 +255,8 @@ class Watch:
                 if "outcome" not in told:
                     running = told
                     continue
-                self.results.append((running or {}) | told)
+                self._note((running or {}) | told)
                 memory_mb.append(told["rss_mb"])
-                self._bar.update()
                 running = None
         except TimeoutError:
             hung = True
@@ -270,9 +269,14 @@ class Watch:
         if running is None:
             raise RuntimeError(f"a worker left with {worker.returncode} between two files; run --worker by hand")
         outcome = "hang" if hung else f"crash (signal {-worker.returncode})"
-        self.results.append(running | {"outcome": outcome, "seconds": HANG_S if hung else 0.0, "file_mb": 0.0})
-        self._bar.update()
+        self._note(running | {"outcome": outcome, "seconds": HANG_S if hung else 0.0, "file_mb": 0.0})
         return running["number"] + 1
+
+    def _note(self, result: dict[str, object]) -> None:
+        if is_wrong(result):
+            tqdm.write(json.dumps(result), file=sys.stderr)
+        self.results.append(result)
+        self._bar.update()
 
 
 def _forward(pipe: io.TextIOBase, lines: queue.Queue[str | None]) -> None:
@@ -297,8 +301,7 @@ def _cpu_seconds(process_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def fuzz(arguments: argparse.Namespace) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """(figures, the files that did wrong)."""
+def fuzz(arguments: argparse.Namespace) -> dict[str, object]:
     sound = sound_recordings(arguments.folder)
     jobs: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for first in range(0, arguments.files, FILES_PER_WORKER):
@@ -312,19 +315,17 @@ def fuzz(arguments: argparse.Namespace) -> tuple[dict[str, object], list[dict[st
             thread.join()
     results = [result for watch in watches for result in watch.results]
     growth_mb = [growth for watch in watches for growth in watch.growth_mb]
-    wrong = [result for result in results if is_wrong(result)]
-    figures = {
+    return {
         "files": len(results),
         "recordings": len(sound),
         "outcomes": dict(collections.Counter(str(result["outcome"]) for result in results).most_common()),
         "texts_with_damage": sum(bool(result.get("damaged")) for result in results),
-        "wrong": len(wrong),
+        "wrong": sum(map(is_wrong, results)),
         "slowest_s": round(max(float(result["seconds"]) for result in results), 2),
         "largest_file_mb": round(max(float(result["file_mb"]) for result in results), 1),
         "growth_mb": [round(growth, 1) for growth in growth_mb],
         "hours_of_audio": round(sum(float(result.get("seconds_of_audio", 0)) for result in results) / 3600, 2),
     }
-    return figures, wrong
 
 
 def _drain(watch: Watch, jobs: queue.SimpleQueue[tuple[int, int]]) -> None:
@@ -383,12 +384,10 @@ def main() -> int:
             arguments.folder = Path(tempfile.mkdtemp()) if str(arguments.folder) == folder else arguments.folder
             show(arguments)
             return 0
-        figures, wrong = fuzz(arguments)
-    for result in wrong:
-        print(json.dumps(result), file=sys.stderr)
+        figures = fuzz(arguments)
     print(json.dumps(figures) if arguments.json else "\n".join(f"{key:18} {value}" for key, value in figures.items()))
     too_much = any(growth > MAX_GROWTH_MB for growth in figures["growth_mb"])
-    return int(bool(wrong) or too_much)
+    return int(figures["wrong"] > 0 or too_much)
 
 
 if __name__ == "__main__":

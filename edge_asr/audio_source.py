@@ -110,10 +110,11 @@ class Source:
 
     def _spool(self) -> None:
         try:
-            spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this source)
+            # unbuffered: libsndfile reads the descriptor itself
+            spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with this source)
             while data := self.read(READ_BYTES):
-                spool.write(data)
-            spool.flush()
+                while data:
+                    data = data[spool.write(data) :]
         except OSError as error:
             raise AudioError(
                 f"{self.name}: a compressed stream is copied to {tempfile.gettempdir()} first, which failed "
