@@ -38,14 +38,16 @@ def test_a_signal_gives_one_frame_for_each_10_ms_rounded(n_samples):
     assert fbank(speechlike(n_samples)).shape == ((n_samples + 80) // 160, 80)
 
 
-def test_agrees_with_kaldi_native_fbank_on_the_whole_signal():
+@pytest.mark.parametrize("n_samples", [80, 100, 239, 300, 1_000, 32_000])
+@pytest.mark.parametrize("offset", [0, 0.1])
+def test_agrees_with_kaldi_native_fbank_on_the_whole_signal(n_samples, offset):
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0
     options.frame_opts.snip_edges = False
     options.mel_opts.num_bins = 80
     options.mel_opts.high_freq = -400
     reference = kaldi_native_fbank.OnlineFbank(options)
-    samples = speechlike(32_000)
+    samples = speechlike(n_samples) + np.float32(offset)
     reference.accept_waveform(16_000, samples.tolist())
     reference.input_finished()
     expected = np.stack([reference.get_frame(i) for i in range(reference.num_frames_ready)])
