@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SAMPLES_PER_MS = 16
+PROGRAM_TAIL_MS = 800  # silence that the program sherpa-onnx appends to a file
 
 _HEAD = """\
 # {model} for sherpa-onnx
@@ -35,16 +36,25 @@ sherpa-onnx \\
   --tokens=tokens.txt \\
   --zipformer2-ctc-model=model.int8.onnx \\
 {graph_options}  --num-threads=1 \\
-  recording.wav
+  recording.wav{to_words}
 ```
 
 """
+
+_GRAPH_OPTIONS = """\
+  --ctc-graph=graph.fst \\
+  --ctc-max-active={max_active} \\
+"""
+
+_TO_WORDS = r""" 2>&1 |
+  sed -n 's/.*"words": \[\([0-9, ]*\)\].*/\1/p' | tr -d ' ' | tr , '\n' |
+  awk 'NR == FNR { word[$2] = $1; next } { printf "%s ", word[$1] } END { print "" }' words.txt -"""
 
 _PYTHON = """
 ## Python
 
 ```python
-import numpy as np
+{imports}import numpy as np
 import sherpa_onnx
 import soundfile
 
@@ -62,7 +72,7 @@ while recognizer.is_ready(stream):
 """
 
 _SHOW_WORDS = """\
-words = dict(reversed(line.split()) for line in open("words.txt", encoding="utf-8"))
+words = dict(reversed(line.split()) for line in Path("words.txt").read_text(encoding="utf-8").splitlines())
 print(" ".join(words[str(i)] for i in recognizer.get_result_all(stream).words))
 """
 
@@ -71,8 +81,9 @@ print(recognizer.tokens(stream))
 """
 
 _ABOUT_WORDS = """\
-The words are in the result's `words`, as ids of `words.txt`; its `text` runs the tokens together. They are there as
-soon as the best path may end, so they may lag behind by a word until the audio is over.
+The last two lines turn the result's `words`, ids of `words.txt`, into words; without them all of the result is shown,
+whose `text` is the tokens run together. Words are there as soon as the best path may end, so they may lag behind by a
+word until the audio is over.
 Without the graph the search is greedy and the result is tokens.
 """
 
@@ -85,7 +96,8 @@ _NOTES = """
 
 - **Append {tail_ms} ms of silence ({tail_samples} zero samples at 16 kHz) before `input_finished`.** sherpa-onnx
   decodes whole chunks of {chunk_ms} ms once a frame more is there, never the rest, and the encoder's output is
-  {lookahead_ms} ms late. The command-line program appends silence by itself{enough}.
+  {lookahead_ms} ms late. The command-line program appends {program_tail_ms} ms by itself{enough}; it also puts 300 ms
+  (1.13.4) or 500 ms (1.13.8, 2.0; there `--left-padding=0` leaves it out) in front, so its times are later by that.
 - Token times are {lookahead_ms} ms late, for sherpa-onnx knows nothing of that delay: subtract it.
 - The tokens equal those of our runtime given the same samples, silence included. Given the recording alone, ours may
   differ at the very end, where it pads in another way.
@@ -107,18 +119,14 @@ def card(report: Mapping[str, Any]) -> str:
         "fp32_mb": report["fp32_bytes"] / 1e6,
         "graph_mb": report.get("graph_bytes", 0) / 1e6,
         "tail_samples": report["tail_ms"] * SAMPLES_PER_MS,
+        "program_tail_ms": PROGRAM_TAIL_MS,
         "enough": "" if report["tail_ms"] <= PROGRAM_TAIL_MS else ", but too little for this chunk",
-        "graph_options": _graph_options(report) if has_graph else "",
+        "graph_options": _GRAPH_OPTIONS.format_map(report) if has_graph else "",
+        "to_words": _TO_WORDS if has_graph else "",
+        "imports": "from pathlib import Path\n\n" if has_graph else "",
         "graph_arguments": f',\n    ctc_graph="graph.fst", ctc_max_active={report["max_active"]},' if has_graph else "",
         "show": _SHOW_WORDS if has_graph else _SHOW_TOKENS,
         "search_note": _SEARCH_NOTE.format_map(report) if has_graph else "",
     }
     parts = [_HEAD, _GRAPH_ROWS if has_graph else "", _COMMAND, _ABOUT_WORDS if has_graph else _ABOUT_TOKENS]
     return "".join(part.format_map(values) for part in [*parts, _PYTHON, _NOTES])
-
-
-def _graph_options(report: Mapping[str, Any]) -> str:
-    return f"  --ctc-graph=graph.fst \\\n  --ctc-max-active={report['max_active']} \\\n"
-
-
-PROGRAM_TAIL_MS = 800  # silence that the program sherpa-onnx appends to a file

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import soundfile
 from tones import LEXICON, TONE_S, speak
 
 from edge_asr.cli import main as edge_asr_main
@@ -244,20 +249,53 @@ def test_another_chunk_hears_the_same(tone_model, tmp_path, chunk_ms):
     assert recognise(tmp_path / "out", [clip])[0].tokens == "F AO R F AY V".split()
 
 
-def test_the_readme_of_a_directory_runs_as_it_stands(exported, tmp_path, monkeypatch, capsys):
-    import soundfile
-
-    clip = speak("turn the light off", tail_s=TONE_S)
+@pytest.fixture
+def unpacked(exported, tmp_path, monkeypatch) -> Path:
+    """The working directory: an exported folder without its README, and recording.wav."""
     for name in ("model.int8.onnx", "tokens.txt", "graph.fst", "words.txt"):
         (tmp_path / name).write_bytes((exported / name).read_bytes())
-    soundfile.write(tmp_path / "recording.wav", clip, RATE)
+    soundfile.write(tmp_path / "recording.wav", speak("turn the light off", tail_s=TONE_S), RATE)
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)[1]
-    exec(
-        compile(code.replace('open("words.txt", encoding="utf-8")', "WORDS"), "README", "exec"),
-        {"WORDS": (tmp_path / "words.txt").read_text().splitlines()},
-    )  # the open file would warn here
+    return tmp_path
+
+
+def code_of(exported: Path, language: str) -> str:
+    return re.search(rf"```{language}\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)[1]
+
+
+def test_the_python_of_a_readme_runs_as_it_stands(exported, unpacked, capsys):
+    exec(compile(code_of(exported, "python"), "README", "exec"), {})
     assert capsys.readouterr().out.strip() == "turn the light off"
+
+
+STAND_IN = """\
+#!{python}
+import sys
+import numpy, soundfile, sherpa_onnx
+options = dict(option[2:].split("=") for option in sys.argv[1:-1])
+recognizer = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
+    tokens=options["tokens"], model=options["zipformer2-ctc-model"], num_threads=int(options["num-threads"]),
+    ctc_graph=options["ctc-graph"], ctc_max_active=int(options["ctc-max-active"]),
+)
+stream = recognizer.create_stream()
+samples, rate = soundfile.read(sys.argv[-1], dtype="float32")
+stream.accept_waveform(rate, numpy.concatenate([samples, numpy.zeros(8 * rate // 10, "float32")]))
+stream.input_finished()
+while recognizer.is_ready(stream):
+    recognizer.decode_stream(stream)
+print("Start to create recognizer", recognizer.get_result_as_json_string(stream), "", sep="\\n", file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not (shutil.which("sh") and shutil.which("awk")), reason="needs a shell")
+def test_the_command_line_of_a_readme_prints_words(exported, unpacked, monkeypatch):
+    if shutil.which("sherpa-onnx") is None:  # the program is a package of its own; this one reads the same options
+        (unpacked / "sherpa-onnx").write_text(STAND_IN.format(python=sys.executable))
+        (unpacked / "sherpa-onnx").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{unpacked}{os.pathsep}{os.environ['PATH']}")
+    command = code_of(exported, "sh").split("\n", 1)[1]  # without the installation
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "turn the light off"
 
 
 def test_the_command_writes_the_directory(tone_model, tmp_path, capsys):
