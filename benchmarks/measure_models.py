@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 from measure_cost import cost_of, influence_of
 from measure_speed import measure_speed
+from measure_training import measure_training
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
@@ -63,15 +64,15 @@ class Row:
 ROWS = {
     "dev-clean": Row("dev-clean"),
     "dev-clean fp32": Row("dev-clean", precision="fp32"),
-    "dev-clean device graph": Row("dev-clean", graph="device"),
     **{f"dev-clean {ms} ms": Row("dev-clean", chunk_ms=ms) for ms in CHUNKS_MS if ms != 320},
     "dev-clean long recordings": Row("dev-clean", joined=True),
     "dev-accent": Row("dev-accent"),
     "dev-commands": Row("dev-commands"),
-    "dev-commands with grammar": Row("dev-commands", grammar="commands"),
     "dev-digits": Row("dev-digits"),
+    "dev-clean device graph": Row("dev-clean", graph="device"),
+    "dev-commands with grammar": Row("dev-commands", grammar="commands"),
     "dev-digits with grammar": Row("dev-digits", grammar="digits"),
-}
+}  # rows of one graph stand together: it is loaded once
 COMPARED = [name for name, row in ROWS.items() if row.joined or row.chunk_ms != 320]  # thinned by --quick
 
 
@@ -120,6 +121,7 @@ class Bench:
         self.frames: dict[str, list[np.ndarray]] = {}
         self.emissions: dict[Row, list[np.ndarray]] = {}
         self.texts: dict[tuple[str, ...], str] = {}
+        self.recognizers: dict[tuple[str, ...], Recognizer] = {}
 
     def key(self, row: Row) -> dict[str, Any]:
         """All that the figures of a row depend on."""
@@ -164,12 +166,7 @@ class Bench:
         """Word errors of a row, by clip and by speaker, and what was misheard most."""
         emissions, clips = self.encode(row), self.load(row.dev_set)[0][:: row.every]
         base = self.encode(Row(row.dev_set, precision=row.precision, every=row.every))
-        recognizer = Recognizer(
-            self.model,
-            precision=row.precision,
-            graph=self.graph(row) if row.graph else None,
-            grammar=ROOT / "samples" / "grammars" / f"{row.grammar}.txt" if row.grammar else None,
-        )
+        recognizer = self.recognizer(row)
         setting = (row.dev_set, row.graph, row.grammar)
         texts = [self.text(recognizer, setting, e) for e in tqdm(emissions, unit="clip", disable=None, leave=False)]
         counts = [word_errors(clip.text, text) for clip, text in zip(clips, texts, strict=True)]
@@ -191,6 +188,19 @@ class Bench:
             "clip_s": [round(clip.duration, 2) for clip in clips],
             "clip_begins_s": begins_s(self.load(row.dev_set)[0])[:: row.every],
         }
+
+    def recognizer(self, row: Row) -> Recognizer:
+        """For its search alone, so that one serves both precisions; the last one is kept, for a graph takes memory."""
+        key = (row.graph, row.grammar)
+        if key not in self.recognizers:
+            self.recognizers = {
+                key: Recognizer(
+                    self.model,
+                    graph=self.graph(row) if row.graph else None,
+                    grammar=ROOT / "samples" / "grammars" / f"{row.grammar}.txt" if row.grammar else None,
+                )
+            }
+        return self.recognizers[key]
 
     def text(self, recognizer: Recognizer, setting: tuple[str, ...], emissions: np.ndarray) -> str:
         """What the recognizer makes of emissions, with its endpoints; the same bits are searched once."""
@@ -309,7 +319,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", help="default: all of the folder")
     parser.add_argument("--quick", action="store_true", help="every fourth clip for chunk sizes and long recordings")
     parser.add_argument("--again", action="store_true", help="measure also what is known")
-    parser.add_argument("--speed-clips", type=int, default=12, help="of dev-clean, for the speed; 0: no speed")
+    parser.add_argument("--speed-clips", type=int, default=12, help="of dev-clean, for the speeds; 0: no speeds")
     arguments = parser.parse_args(argv)
     given = (("--models", *arguments.models) if arguments.models else ()) + (("--quick",) if arguments.quick else ())
     command = " ".join(("python benchmarks/measure_models.py SPEECH_DIR", *given))
@@ -320,9 +330,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.speed_clips:
         clips = read_manifest(arguments.speech / "dev-clean.jsonl")[:: max(1, 268 // arguments.speed_clips)]
         speeds = measure_speed([arguments.folder / n for n in names], clips[: arguments.speed_clips], CHUNKS_MS)
-        for name, speed in speeds.items():
-            all_results[name].data["speed"] = {"run": {**speed, "measured": all_results[name].stamp}}
-            all_results[name].save()
+        trainings = measure_training([arguments.folder / n for n in names])
+        for name, results in all_results.items():
+            taken = {"run": speeds[name], "training": trainings.get(name)}
+            results.data["speed"] = {part: {**t, "measured": results.stamp} for part, t in taken.items() if t}
+            results.save()
     for name, results in all_results.items():
         write_wer(arguments.folder / name, results.data)
         model_card.write(arguments.folder / name)
