@@ -21,6 +21,7 @@ from edge_asr.tokens import WORD_START, TokenTable
 DEFAULT_BEAM = 13.0
 DEFAULT_ACOUSTIC_SCALE = 1.0
 DEFAULT_MAX_ACTIVE = 3000
+N_STRAY_FRAMES = 6  # frames of a silence in which a token may be likelier than blank
 COST_LIMIT = 1e4  # of one frame: an impossible token is then only the worst, and the search never runs dry
 
 
@@ -51,6 +52,10 @@ class Decoder(Protocol):
 
     @property
     def n_trailing_blank(self) -> int: ...
+
+    @property
+    def most_trailing_blank(self) -> int:
+        """A bound of `n_trailing_blank` that costs next to nothing."""
 
     def accept(self, log_probs: np.ndarray) -> None: ...
 
@@ -86,6 +91,10 @@ class GreedyDecoder:
     @property
     def n_trailing_blank(self) -> int:
         return self.n_frames - (self._spans[-1].last + 1 if self._spans else 0)
+
+    @property
+    def most_trailing_blank(self) -> int:
+        return self.n_trailing_blank
 
     def accept(self, log_probs: np.ndarray) -> None:
         """log_probs: (U, V), any U. Raises SearchError."""
@@ -157,6 +166,12 @@ class GraphDecoder:
         spans, _ = self._best_path()
         return self.n_frames - (spans[-1].last + 1 if spans else 0)
 
+    @property
+    def most_trailing_blank(self) -> int:
+        """Frames since the emissions, without the search, last had more than a few stray tokens."""
+        sounding = self._sounding
+        return self.n_frames - (sounding[-1 - N_STRAY_FRAMES] + 1 if len(sounding) > N_STRAY_FRAMES else 0)
+
     def accept(self, log_probs: np.ndarray) -> None:
         """log_probs: (U, V), any U. Raises SearchError."""
         if self._finished:
@@ -168,6 +183,7 @@ class GraphDecoder:
         kept = ~(blank & np.append(self._was_blank, blank[:-1]))
         self._was_blank = bool(blank[-1])
         self._frames.extend((self.n_frames + np.flatnonzero(kept)).tolist())
+        self._sounding.extend((self.n_frames + np.flatnonzero(log_probs.argmax(axis=1))).tolist())
         self.n_frames += len(log_probs)
         self._best = None
         if not kept.any():
@@ -209,6 +225,7 @@ class GraphDecoder:
         self._search.init_decoding()
         self._emissions: list[np.ndarray] = []  # searched since the reset, for the confidence
         self._frames: list[int] = []  # the frame of each row of the emissions
+        self._sounding: list[int] = []  # frames whose likeliest token is not blank
         self._was_blank = False
         self._finished = False
         self._best: tuple[list[Span], list[int]] | None = None

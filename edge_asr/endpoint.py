@@ -28,6 +28,11 @@ class Endpoint:
     def __init__(self, rules: EndpointRules | None = None) -> None:
         self.rules = EndpointRules() if rules is None else rules
 
+    def possible(self, n_frames: int, most_trailing_blank: int) -> bool:
+        """Whether `detected` may hold where no more than so many frames are blank at the end."""
+        least_s = min(self.rules.rule1_min_trailing_silence, self.rules.rule2_min_trailing_silence)
+        return most_trailing_blank * FRAME_S >= least_s or n_frames * FRAME_S >= self.rules.rule3_min_utterance_length
+
     def detected(self, n_frames: int, n_trailing_blank: int) -> bool:
         """n_frames: decoded so far; n_trailing_blank: those since the last token on the decoder's best path."""
         silence_s = n_trailing_blank * FRAME_S

@@ -225,7 +225,9 @@ class Recognizer:
         if stream.n_searched % SEARCH_VECTORS:
             return False
         decoder = stream.decoder
-        return decoder.n_frames > 0 and self._endpoint.detected(decoder.n_frames, decoder.n_trailing_blank)
+        if not decoder.n_frames or not self._endpoint.possible(decoder.n_frames, decoder.most_trailing_blank):
+            return False  # without walking back the best path, which costs more the longer the utterance is
+        return self._endpoint.detected(decoder.n_frames, decoder.n_trailing_blank)
 
     def result(self, stream: Stream) -> Segment:
         """The words since the last reset: final at an endpoint and at the end of the stream, else partial."""

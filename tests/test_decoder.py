@@ -157,6 +157,15 @@ def test_words_last_from_their_first_phone_to_the_frame_after_their_last(graph: 
     assert decoder.n_trailing_blank == 1
 
 
+def test_the_bound_of_trailing_blanks_forgives_a_few_stray_tokens(graph: Graph) -> None:
+    decoder, greedy = GraphDecoder(graph), GreedyDecoder(PHONES)
+    stray = emissions(*["-", "-", "B"] * 6)
+    for one in (decoder, greedy):
+        one.accept(np.concatenate([spoken("go home"), stray, emissions("-", "-")]))
+    assert decoder.most_trailing_blank == len(stray) + 3
+    assert greedy.most_trailing_blank == greedy.n_trailing_blank == 2
+
+
 def test_time_keeps_running_over_resets(graph: Graph) -> None:
     once, again = spoken("go home"), spoken("two cats")
     for decoder in (GraphDecoder(graph), GreedyDecoder(PHONES)):

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_asr.endpoint import Endpoint, EndpointRules
 from edge_asr.errors import UsageError
@@ -45,3 +47,10 @@ def test_each_rule_can_be_switched_off() -> None:
 def test_a_rule_of_no_length_is_refused(seconds: float) -> None:
     with pytest.raises(UsageError, match="rule2_min_trailing_silence"):
         EndpointRules(rule2_min_trailing_silence=seconds)
+
+
+@given(st.integers(0, 600), st.integers(0, 600), st.integers(0, 600))
+def test_what_is_detected_was_possible(n_frames: int, n_trailing_blank: int, more: int) -> None:
+    endpoint = Endpoint()
+    if endpoint.detected(n_frames, n_trailing_blank):
+        assert endpoint.possible(n_frames, n_trailing_blank + more)
