@@ -11,7 +11,7 @@ EdgeAsrError                    1
 │   ├── AudioNotFoundError     11   no such file, or not readable by this user
 │   ├── AudioDirectoryError    12   a folder where a file was expected, or one without recordings
 │   ├── AudioEmptyError        13   zero bytes, or zero samples
-│   ├── AudioFormatError       14   not audio that libsndfile knows
+│   ├── AudioFormatError       14   not audio, or a header that cannot be
 │   └── AudioTruncatedError    15   the file ends before its header says so, and holds nothing to transcribe
 ├── ModelError                 20
 │   ├── ModelNotFoundError     21   no model of that name, or the folder lacks a file
