@@ -39,6 +39,7 @@ $(TEST_VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(TEST_VENV) || { echo "needs the venv module: apt-get install python3-venv"; exit 1; }
 	$(TEST_VENV)/bin/pip install --quiet $(PIP_ARGS) -e '.[test]'
+	@$(TEST_VENV)/bin/pip install --quiet $(PIP_ARGS) --only-binary ray -e '.[ray]' || echo "no wheel of ray for this Python: its tests are skipped"
 	@touch $@
 
 clean:

@@ -294,6 +294,14 @@ def test_an_output_in_the_way_fails_its_recording_only(transcribe):
     assert "one.txt: cannot be written" in err
 
 
+def test_a_cluster_without_ray_says_what_to_install(transcribe, monkeypatch):
+    monkeypatch.delitem(sys.modules, "edge_asr.ray_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it now fails as if it were not installed
+    code, _, err = transcribe("--engine", "ray", "--output-dir", "out", "rec")
+    assert code == errors.DependencyError.exit_code
+    assert "pip install 'edge-asr[ray]'" in err
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_standard_output_is_an_error_of_its_own(tone_model, folder):
     command = [sys.executable, "-m", "edge_asr.cli", "transcribe", "--model", str(tone_model), "rec/one.wav"]
