@@ -1,4 +1,4 @@
-"""The batch on a Ray cluster of two local workers: same files, same resume, and a worker's death harms one file only."""
+"""The batch on a Ray cluster of two local workers: same files, same resume, and a death harms one file only."""
 
 import importlib.util
 import json
