@@ -193,8 +193,10 @@ def _open_with_library(source: Source, container: Container) -> Reader:
             failure = error
     from edge_asr.audio_av import AvReader, is_installed
 
-    if failure is not None and (container.av is None or not is_installed()):
+    if failure is not None and container.av is None:
         raise failure
+    if failure is not None and not is_installed():
+        raise AudioFormatError(f"{failure}; more kinds of it are read after: pip install 'edge-asr[av]'") from failure
     try:
         return AvReader(source, container)
     except AudioError as error:

@@ -22,6 +22,7 @@ MAX_FRAME_SAMPLES = 1 << 20  # of one channel in one packet; a claim of more is 
 MAX_GAP_S = 600.0  # a pause of a recording is filled with silence up to this; a longer one is a damaged time stamp
 # FFmpeg's own decoders of these refuse the frames that phones send while nobody speaks
 _WITH_PAUSES = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
+_DISCARD_ALL = 48  # AVDISCARD_ALL
 _MIN_GAP_S = 0.1  # less is jitter of time stamps
 _MAX_FILLED_S = 3_600.0  # in one file
 
@@ -47,7 +48,6 @@ class AvReader:
     def __init__(self, source: Source, container: Container) -> None:
         _require(source.name, container)
         import av
-        from av.stream import Discard
 
         self.damage: str | None = None
         self._name, self._kind = source.name, container.name
@@ -62,8 +62,8 @@ class AvReader:
             self._container.close()
             raise
         for stream in self._container.streams:
-            if stream is not self._stream:
-                stream.discard = Discard.all  # pictures are not even read, where the container has an index
+            if stream is not self._stream and hasattr(stream, "discard"):  # from PyAV 17 on
+                stream.discard = _DISCARD_ALL  # pictures are not even read, where the container has an index
         context = self._decoder = self._choose_decoder()
         self.rate_hz: int = context.sample_rate
         self.n_channels: int = context.layout.nb_channels

@@ -200,6 +200,10 @@ def _riff_chunks(source: Source, order: str) -> Iterator[tuple[bytes, int]]:
             continue
         source.read(8)
         end = source.position + n_bytes
+        if name != b"data" and source.n_bytes is not None and end > source.n_bytes:  # a size that leads out of the file
+            if not _resync(source):
+                return
+            continue
         yield name, n_bytes
         if source.skip(end - source.position) and n_bytes % 2:
             follower = source.peek(5)

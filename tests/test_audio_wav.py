@@ -65,6 +65,12 @@ def test_garbage_between_the_chunks_is_seen_through():
     assert_sound(wav_bytes(PCM, before=b"\0\1\2\3\xff\xff\xff\x7f" + b"\0" * 99))
 
 
+def test_a_chunk_that_claims_more_than_the_file_is_seen_through(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_bytes(PCM, before=b"LIST\xf0\xff\xff\x7fINFO"))
+    assert np.array_equal(load_audio(path), SAMPLES / np.float32(32_768))
+
+
 @pytest.mark.parametrize("magic", [b"RIFX", b"RF64", b"BW64"])
 def test_the_relatives_of_riff_are_read(magic):
     order = ">" if magic == b"RIFX" else "<"
