@@ -118,7 +118,7 @@ class SndfileReader:
             yield frames
 
     def _quiet(self) -> contextlib.AbstractContextManager[None]:
-        return _without_mpg123() if self._container.name == "mp3" else contextlib.nullcontext()
+        return _without_mpg123() if self._container.name in ("mp3", "wav") else contextlib.nullcontext()
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
