@@ -117,7 +117,7 @@ class Source:
                     data = data[spool.write(data) :]
         except OSError as error:
             raise AudioError(
-                f"{self.name}: a compressed stream is copied to {tempfile.gettempdir()} first, which failed "
+                f"{self.name}: a compressed stream is copied to a temporary file first, which failed "
                 f"({_reason(error)}); set TMPDIR to a folder with room, or decode to wav before the pipe"
             ) from error
         self.n_bytes = spool.tell()
