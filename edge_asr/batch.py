@@ -9,8 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -21,9 +22,11 @@ from edge_asr.errors import EdgeAsrError, WorkerError
 from edge_asr.recognizer import Recognizer, Segment
 
 DEFAULT_STREAMS = 16
+TELL_S = 0.5  # between two words of a worker about how far it has come
 _N_AHEAD = 2  # files that a worker has waiting besides those in its lanes, so that it never waits for one
 
 Source = str | os.PathLike[str] | BinaryIO
+OnHeard = Callable[[float], None]  # told the seconds of audio read since it was last told, of all files together
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class _Lane:
         self.segments: list[Segment] = []
         self.error: EdgeAsrError | None = None
         self._audio: AudioFile | None = None
+        self._n_told = 0
         self._blocks: Iterator[Any] = iter(())
 
     def fill(self) -> None:
@@ -72,6 +76,12 @@ class _Lane:
         except EdgeAsrError as error:
             self.error = error
 
+    def newly_heard_s(self) -> float:
+        """Seconds read since this was last asked."""
+        n_samples = 0 if self._audio is None else self._audio.n_samples
+        n_new, self._n_told = n_samples - self._n_told, n_samples
+        return n_new / SAMPLE_RATE
+
     @property
     def is_done(self) -> bool:
         return self.error is not None or self.stream.is_over
@@ -85,17 +95,20 @@ class _Lane:
 
 
 def transcribe_files(
-    recognizer: Recognizer, sources: Iterable[Source], n_streams: int = DEFAULT_STREAMS
+    recognizer: Recognizer,
+    sources: Iterable[Source],
+    n_streams: int = DEFAULT_STREAMS,
+    on_heard: OnHeard | None = None,
 ) -> Iterator[FileResult]:
     """Results as files finish, in no certain order; `n_streams` files are open at a time.
 
     An error of one file is in its result. Raises what concerns all of them: ModelError.
     """
-    return (result for _, result in _transcribe(recognizer, enumerate(sources), n_streams))
+    return (result for _, result in _transcribe(recognizer, enumerate(sources), n_streams, on_heard))
 
 
 def _transcribe(
-    recognizer: Recognizer, numbered: Iterator[tuple[int, Source]], n_streams: int
+    recognizer: Recognizer, numbered: Iterator[tuple[int, Source]], n_streams: int, on_heard: OnHeard | None
 ) -> Iterator[tuple[int, FileResult]]:
     lanes: list[_Lane] = []
     try:
@@ -106,6 +119,8 @@ def _transcribe(
                 return
             for lane in lanes:
                 lane.fill()
+            if on_heard is not None:
+                on_heard(sum(lane.newly_heard_s() for lane in lanes))
             recognizer.encode([lane.stream for lane in lanes if not lane.is_done])
             for lane in lanes:
                 _search(recognizer, lane)
@@ -131,7 +146,11 @@ def _search(recognizer: Recognizer, lane: _Lane) -> None:
 
 
 def run_workers(
-    options: Mapping[str, Any], sources: Iterable[Source], n_workers: int, n_streams: int = DEFAULT_STREAMS
+    options: Mapping[str, Any],
+    sources: Iterable[Source],
+    n_workers: int,
+    n_streams: int = DEFAULT_STREAMS,
+    on_heard: OnHeard | None = None,
 ) -> Iterator[FileResult]:
     """`transcribe_files` in `n_workers` processes that share the graph's memory; `options` are those of Recognizer.
 
@@ -139,8 +158,8 @@ def run_workers(
     Sources must be paths where there is more than one worker. Raises what Recognizer does.
     """
     if n_workers <= 1:
-        return transcribe_files(Recognizer(**options), sources, n_streams)
-    return _Workers(Recognizer.shared_graph(options), sources, n_workers, n_streams).results()
+        return transcribe_files(Recognizer(**options), sources, n_streams, on_heard)
+    return _Workers(Recognizer.shared_graph(options), sources, n_workers, n_streams).results(on_heard)
 
 
 class _Worker:
@@ -174,7 +193,7 @@ class _Workers:
         for _ in range(n_workers):
             self._start(n_streams)
 
-    def results(self) -> Iterator[FileResult]:
+    def results(self, on_heard: OnHeard | None) -> Iterator[FileResult]:
         try:
             for worker in list(self._workers):
                 self._hand_out(worker)
@@ -185,6 +204,10 @@ class _Workers:
                         number, result = worker.connection.recv()
                     except (EOFError, OSError):
                         yield from self._bury(worker)
+                        continue
+                    if isinstance(result, float):
+                        if on_heard is not None:
+                            on_heard(result)
                         continue
                     if number is None:
                         raise result
@@ -243,9 +266,18 @@ def _work(connection: Connection, options: Mapping[str, Any], n_streams: int, in
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
         other.close()
+    heard_s, told = 0.0, time.monotonic()
+
+    def tell(seconds: float) -> None:
+        nonlocal heard_s, told
+        heard_s += seconds
+        if time.monotonic() - told > TELL_S:
+            connection.send((None, heard_s))
+            heard_s, told = 0.0, time.monotonic()
+
     try:
         files = iter(connection.recv, None)
-        for number, result in _transcribe(Recognizer(**options), files, n_streams):
+        for number, result in _transcribe(Recognizer(**options), files, n_streams, tell):
             connection.send((number, replace(result, source="")))
     except EdgeAsrError as error:
         connection.send((None, error))

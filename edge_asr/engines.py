@@ -45,10 +45,13 @@ class Engine:
         """Processes for so many files."""
         return max(1, min(n_files, usable_cores() if self.workers is None else self.workers))
 
-    def start(self, options: Mapping[str, Any], paths: Sequence[str]) -> Iterator[FileResult]:
+    def start(
+        self, options: Mapping[str, Any], paths: Sequence[str], on_heard: Callable[[float], None]
+    ) -> Iterator[FileResult]:
         """Load the model (here or by the first results), then the results of all files, in no certain order.
 
-        options: keywords of Recognizer. Raises what Recognizer raises, DependencyError, WorkerError.
+        options: keywords of Recognizer. on_heard: told seconds of audio as they are heard, where the engine can.
+        Raises what Recognizer raises, DependencyError, WorkerError.
         """
         if self.name == "ray":
             from edge_asr.ray_engine import transcribe_on_ray
@@ -58,7 +61,7 @@ class Engine:
 
         n_workers = self.n_workers(len(paths))
         share = -(-len(paths) // n_workers)  # no worker takes what another could do at the same time
-        return run_workers(options, paths, n_workers, min(self.batch_size, share))
+        return run_workers(options, paths, n_workers, min(self.batch_size, share), on_heard)
 
 
 def usable_cores() -> int:
@@ -79,9 +82,9 @@ def hear_one(
     source: str | os.PathLike[str] | BinaryIO,
     raw: RawFormat | None,
     on_segment: Callable[[Segment], None],
-    on_heard: Callable[[float, float | None], None],
+    on_heard: Callable[[float], None],
 ) -> FileResult:
-    """One recording while others look on: `on_segment` gets its segments, `on_heard` seconds so far and altogether.
+    """One recording while others look on: `on_segment` gets its segments, `on_heard` seconds as they are read.
 
     The result holds no segments: a stream may never end.
     """
@@ -95,7 +98,7 @@ def hear_one(
             def blocks() -> Iterator[Any]:
                 for block in audio:
                     yield block
-                    on_heard(audio.n_samples / SAMPLE_RATE, audio.duration_s)
+                    on_heard(len(block) / SAMPLE_RATE)
 
             try:
                 for segment in recognizer.stream(blocks(), partials=False):

@@ -164,10 +164,11 @@ class Run:
         else:
             if self._folder is not None:
                 todo = sorted(todo, key=lambda recording: -recording.n_bytes)  # or the longest would run on alone
-            results = engine.start(options, [recording.path for recording in todo])
-            began = self._loaded(began)
-            with Progress(todo, self._job.quiet) as progress, closing(results):
-                self._gather(todo, results, progress)
+            with Progress(todo, self._job.quiet) as progress:
+                results = engine.start(options, [recording.path for recording in todo], progress.heard)
+                began = self._loaded(began)
+                with closing(results):
+                    self._gather(todo, results, progress)
         self._summary.wall_s = time.perf_counter() - began
 
     def _loaded(self, began: float) -> float:

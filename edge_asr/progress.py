@@ -10,16 +10,19 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
 
-from edge_asr.errors import MIXED_FAILURES_EXIT_CODE
+from edge_asr.errors import MIXED_FAILURES_EXIT_CODE, EdgeAsrError
 from edge_asr.sources import Failure, Recording, shown
 
 N_NAMES = 5  # of failed recordings, for each kind of failure in the table
+DRAW_S = 0.1  # between two drawings of the bar
+SETTLED_S = 1.0  # until a speed means something
 HOUR_S, MINUTE_S = 3_600, 60
 
 
@@ -39,29 +42,33 @@ def length(seconds: float, of: float | None = None) -> str:
 
 
 class Estimate:
-    """How much audio is left, from the sizes of files: what a byte holds is learnt for each suffix from those done."""
+    """How much audio is left, from the sizes of files: what a byte holds is learnt for each suffix."""
 
     def __init__(self, recordings: Iterable[Recording]) -> None:
         self._bytes_left: Counter[str] = Counter()
-        self._bytes_done: Counter[str] = Counter()
-        self._seconds_done: defaultdict[str, float] = defaultdict(float)
+        self._bytes_known: Counter[str] = Counter()
+        self._seconds_known: defaultdict[str, float] = defaultdict(float)
         for recording in recordings:
             self._bytes_left[recording.suffix] += recording.n_bytes
 
+    def learn(self, suffix: str, n_bytes: int, duration_s: float) -> None:
+        """So many bytes of such files hold so many seconds."""
+        if duration_s > 0:
+            self._bytes_known[suffix] += n_bytes
+            self._seconds_known[suffix] += duration_s
+
     def finished(self, recording: Recording, duration_s: float) -> None:
         self._bytes_left[recording.suffix] -= recording.n_bytes
-        if duration_s > 0:
-            self._bytes_done[recording.suffix] += recording.n_bytes
-            self._seconds_done[recording.suffix] += duration_s
+        self.learn(recording.suffix, recording.n_bytes, duration_s)
 
     @property
     def seconds_left(self) -> float | None:
-        """None while nothing is known."""
-        n_bytes, seconds = sum(self._bytes_done.values()), sum(self._seconds_done.values())
+        """Of the recordings that are not finished; None while nothing is known."""
+        n_bytes, seconds = sum(self._bytes_known.values()), sum(self._seconds_known.values())
         if not n_bytes:
             return None
         return sum(
-            n_left * (self._seconds_done[suffix] / known if (known := self._bytes_done[suffix]) else seconds / n_bytes)
+            n_left * (self._seconds_known[suffix] / n if (n := self._bytes_known[suffix]) else seconds / n_bytes)
             for suffix, n_left in self._bytes_left.items()
         )
 
@@ -73,49 +80,62 @@ class Progress:
         recordings = list(recordings)
         self._estimate = Estimate(recordings)
         self._n_files, self._n_done, self._n_failed = len(recordings), 0, 0
-        self._done_s = self._open_s = 0.0
-        self._open_total_s: float | None = None
-        self._began = time.monotonic()
+        self._heard_s = self._done_s = 0.0
+        self._began: float | None = None  # with the first audio: loading is not counted
+        self._drawn = 0.0
         tqdm.monitor_interval = 0  # its thread would be in the way of forked workers
         self._bar = tqdm(
             total=1.0, bar_format="{percentage:3.0f} %|{bar}| {desc}", leave=False, dynamic_ncols=True, delay=0.5,
             disable=True if quiet else None, file=sys.stderr,
         )  # fmt: skip
-        self._draw()
+        if not self._bar.disable:
+            self._look(recordings)
+
+    def _look(self, recordings: list[Recording]) -> None:
+        """What the header of the largest file of each suffix says, for a first estimate."""
+        from edge_asr.audio import AudioFile
+
+        for recording in {r.suffix: r for r in sorted(recordings, key=lambda r: r.n_bytes) if r.n_bytes}.values():
+            with suppress(EdgeAsrError), AudioFile(recording.path) as audio:
+                self._estimate.learn(recording.suffix, recording.n_bytes, audio.duration_s or 0.0)
 
     def finished(self, recording: Recording, duration_s: float, failed: bool) -> None:
         self._estimate.finished(recording, duration_s)
         self._n_done += 1
         self._n_failed += failed
         self._done_s += duration_s
-        self._open_s = 0.0
-        self._draw()
+        self.heard(0.0)
 
-    def heard(self, seconds: float, total_s: float | None) -> None:
-        """Of a recording that is still being heard, where there is only one at a time."""
-        self._open_s, self._open_total_s = seconds, total_s
-        self._draw()
+    def heard(self, seconds: float) -> None:
+        """So much more audio, of recordings that may still go on."""
+        self._heard_s += seconds
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        if not self._bar.disable and now - self._drawn > DRAW_S:
+            self._drawn = now
+            self._draw(now - self._began)
 
-    def _draw(self) -> None:
-        if self._bar.disable:
-            return
-        done_s, left_s = self._done_s + self._open_s, self._estimate.seconds_left
-        if self._open_s and self._n_files == 1:
-            left_s = None if self._open_total_s is None else max(0.0, self._open_total_s - self._open_s)
-        elapsed_s = time.monotonic() - self._began
+    def _draw(self, elapsed_s: float) -> None:
+        heard_s = max(self._heard_s, self._done_s)  # not every engine tells what it hears
+        left_s = self._estimate.seconds_left
+        whole_s = None if left_s is None else max(heard_s, self._done_s + left_s)
         parts = [f"{self._n_done}/{self._n_files} files"] if self._n_files > 1 else []
-        parts.append(length(done_s, None if left_s is None else done_s + left_s))
-        if done_s and elapsed_s:
-            parts.append(f"{done_s / elapsed_s:.1f} × real time")
-        if left_s is not None and done_s:
-            parts.append(f"ETA {tqdm.format_interval(left_s * elapsed_s / done_s)}")
+        parts.append(length(heard_s, whole_s))
+        if heard_s and elapsed_s > SETTLED_S:
+            parts.append(f"{heard_s / elapsed_s:.1f} × real time")
+            if whole_s is not None:
+                parts.append(f"ETA {tqdm.format_interval((whole_s - heard_s) * elapsed_s / heard_s)}")
         if self._n_failed:
             parts.append(f"{self._n_failed} failed")
         self._bar.set_description_str(", ".join(parts), refresh=False)
-        share = self._n_done / max(1, self._n_files) if left_s is None else done_s / max(done_s + left_s, 1e-9)
-        self._bar.update(min(1.0, share) - self._bar.n)
+        share = self._n_done / self._n_files if whole_s is None else heard_s / max(whole_s, 1e-9)
+        self._bar.n = min(1.0, share)
+        self._bar.refresh()
 
     def close(self) -> None:
+        if self._drawn:
+            self._bar.clear()
         self._bar.close()
 
     def __enter__(self) -> Self:
@@ -160,7 +180,8 @@ class Summary:
         """The figures for people, as lines; only one where one file made no trouble."""
         if self.n_done == 1 == self.n_files:
             return [f"{length(self.audio_s)} of audio, {self.speed}; {self.model}, loaded in {self.load_s:.2f} s"]
-        rows = [("done", self.n_done, f"{length(self.audio_s)} of audio, {self.n_words} words")]
+        speed = f" in {length(self.wall_s)}, {self.speed}" if self.n_done else ""
+        rows = [("done", self.n_done, f"{length(self.audio_s)} of audio{speed}")]
         if self.n_skipped:
             rows.append(("done before", self.n_skipped, f"{length(self.skipped_s)} of audio, not done again"))
         if self.n_left:
@@ -171,10 +192,9 @@ class Summary:
             rows.append(("failed", len(names), f"{kind} (exit code {code}): {told}{more}"))
         width = len(str(max(count for _, count, _ in rows)))
         files = "1 file" if self.n_files == 1 else f"{self.n_files} files"
-        speed = f"{self.wall_s:.1f} s, {self.speed}; " if self.n_done else ""
         loaded = f", loaded in {self.load_s:.2f} s" if self.load_s else ""
         return [
-            f"{files}: {speed}{self.model}{loaded}",
+            f"{files}: {self.model}{loaded}",
             *(f"    {name:<11}  {count:>{width}}  {text}" for name, count, text in rows),
         ]
 

@@ -19,7 +19,7 @@ import edge_asr.transcribe_command
 import edge_asr.transcription
 from edge_asr import errors
 from edge_asr.cli import main
-from edge_asr.progress import Estimate, Summary, length, say
+from edge_asr.progress import Estimate, Progress, Summary, length, say
 from edge_asr.sources import Failure, Recording
 from edge_asr.transcribe_command import build_parser
 
@@ -331,6 +331,34 @@ def test_what_is_left_is_estimated_by_suffix_from_what_is_done():
     assert estimate.seconds_left == 0
 
 
+def test_the_bar_shows_files_audio_speed_and_time_left_and_leaves_nothing(monkeypatch, tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    now = [100.0]
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr("edge_asr.progress.time.monotonic", lambda: now[0])
+    soundfile.write(tmp_path / "long.wav", np.zeros(160_000), 16_000)
+    size = (tmp_path / "long.wav").stat().st_size
+    files = [recording(str(tmp_path / "long.wav"), size), recording("gone.wav", 0), recording("short.wav", size // 2)]
+    with Progress(files, quiet=False) as progress:
+        progress.heard(0.0)
+        now[0] += 2
+        progress.heard(5.0)  # a third of the 15 s that the header of the longest and the sizes promise
+        assert " 33 %|" in sys.stderr.getvalue()
+        assert "0/3 files, 5.0/15.0 s, 2.5 × real time, ETA 00:04" in sys.stderr.getvalue()
+        now[0] += 1
+        progress.finished(files[1], 0.0, failed=True)
+        assert "1/3 files" in sys.stderr.getvalue()
+        assert "1 failed" in sys.stderr.getvalue()
+    assert sys.stderr.getvalue().rsplit("\r", 2)[1].strip() == ""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(files, quiet=True) as progress:
+        progress.finished(files[0], 10.0, failed=False)
+    assert sys.stderr.getvalue() == ""
+
+
 def test_lengths_are_told_in_the_unit_of_the_whole():
     assert [length(3), length(300), length(9_000), length(30, 9_000)] == ["3.0 s", "5.0 min", "2.5 h", "0.0/2.5 h"]
 
@@ -339,7 +367,8 @@ def test_the_table_tells_what_was_done_before_what_failed_and_what_is_left():
     summary = Summary("model m", n_files=20, n_done=5, n_skipped=7, audio_s=50, skipped_s=70, wall_s=2)
     summary.failures = [Failure(f"{i}\n.wav", errors.AudioEmptyError("empty")) for i in range(7)]
     head, *rows = summary.table()
-    assert head == "20 files: 2.0 s, 25.0 × real time (RTF 0.0400); model m"
+    assert head == "20 files: model m"
+    assert rows[0] == "    done         5  50.0 s of audio in 2.0 s, 25.0 × real time (RTF 0.0400)"
     assert [row.split()[:2] for row in rows] == [["done", "5"], ["done", "before"], ["not", "done"], ["failed", "7"]]
     assert rows[-1].endswith("0\\n.wav, 1\\n.wav, 2\\n.wav, 3\\n.wav, 4\\n.wav and 2 more")
 
