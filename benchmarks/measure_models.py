@@ -34,6 +34,7 @@ from edge_asr.audio import load_audio
 from edge_asr.data import Clip, read_manifest
 from edge_asr.features import fbank
 from edge_asr.machine import stamp
+from edge_asr.measured import identity
 from edge_asr.metrics import ErrorCounts, normalise, word_errors
 from edge_asr.model_files import ENCODER_FILES, fingerprint, read_config, seal
 from edge_asr.recognizer import Recognizer
@@ -180,6 +181,7 @@ class Bench:
             "insertions": total.n_insertions,
             "deletions": total.n_deletions,
             "exact_percent": round(100 * sum(c.n_errors == 0 for c in counts) / len(clips), 2),
+            "measured_with": identity(self.model, self.config, row.graph, row.grammar),
             "same_emissions_as_320_ms": sum(np.array_equal(a, b) for a, b in zip(emissions, base, strict=True)),
             "speakers": by_speaker(clips, counts),
             "worst_words": worst_words(clips, texts),

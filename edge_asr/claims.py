@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_asr.compare import CHUNKS_MS, Model, ancestors, stamps
+from edge_asr.measured import CHUNKS_MS, Model, ancestors, stamps
 
 HOLDS, PARTLY, FAILS, OPEN = "holds here", "holds in part", "does not hold here", "cannot be said from these models"
 SAME_SIZE = 0.05  # relative difference of parameters within which encoders are compared
@@ -90,9 +90,19 @@ def training_note(models: Sequence[Model]) -> str:
     return f"Not a comparison of encoders alone: {names} were not trained alike: {'; '.join(differences)}."
 
 
+def stale_notes(models: Sequence[Model]) -> list[str]:
+    """Models whose figures belong to an earlier export or graph."""
+    return [
+        f"{m.name}: measured with other weights or another graph than lie there now: {', '.join(m.stale)}."
+        for m in models
+        if m.stale
+    ]
+
+
 def notes(models: Sequence[Model]) -> list[str]:
     """What a reader must know beside the table."""
     found = [training_note(models)] if training_note(models) else []
+    found += stale_notes(models)
     thinned = sorted({row["every"] for m in models for row in m.results.get("rows", {}).values() if row["every"] > 1})
     if thinned:
         found.append(

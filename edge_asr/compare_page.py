@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from edge_asr.claims import FAILS, HOLDS, claims, notes, ns_per_mac
-from edge_asr.compare import CHUNKS_MS, Model, as_markdown, cell, shown_figures
+from edge_asr.compare import as_markdown, cell, shown_figures
+from edge_asr.measured import CHUNKS_MS, Model
 from edge_asr.page import page, section, table_html
 from edge_asr.plotting import COLOURS, FAINT, GRID, STYLE, as_svg, new_figure
 

@@ -21,9 +21,10 @@ from edge_asr import compare
 from edge_asr.checkpoint import save_checkpoint, training_record
 from edge_asr.claims import FAILS, HOLDS, OPEN, PARTLY, claims, notes, paired_difference, training_differences
 from edge_asr.cli import main
-from edge_asr.compare import MISSING, Model, as_json, as_markdown, as_text, load_models
+from edge_asr.compare import MISSING, as_json, as_markdown, as_text
 from edge_asr.compare_page import beats, html_page
 from edge_asr.evaluate import evaluate
+from edge_asr.measured import CHUNKS_MS, Model, load_models
 from edge_asr.train_config import build_parser, config_from
 
 ROOT = Path(__file__).parent.parent
@@ -63,12 +64,12 @@ def model_of(name: str, encoder: str, rate: float, reread: int = 0, parameters: 
                           "weight_bytes_per_s": 3_000_000_000 // ms + reread, "reread_bytes_per_s": reread,
                           "state_bytes_per_s": 10_000_000 // ms, "activation_bytes_per_s": 9_000_000,
                           "measured": STAMP}
-        for ms in compare.CHUNKS_MS
+        for ms in CHUNKS_MS
     }  # fmt: skip
     speed = {
         str(ms): {"rtf_cpu": 0.02, "encoder_rtf_cpu": 0.002 + 1e-11 * reread, "ratio_to_fastest": 1.0,
                   "ratio_to_pocketsphinx": None, "chunk_cpu_ms": {"p50": 3.0, "p99": ms / 20}}
-        for ms in compare.CHUNKS_MS
+        for ms in CHUNKS_MS
     }  # fmt: skip
     influence = {"from_s": [0, 1, 20], "divergence_nats": [0.3, 0.01, 0.004 if encoder == "attention" else 0.0]}
     results = {
@@ -394,7 +395,8 @@ def test_measuring_gives_what_evaluating_gives_and_is_never_done_twice(benchmark
     assert results["rows"]["dev-clean"]["measured"]["machine"]["cores"] >= 1
     card = (copied / "README.md").read_text()
     assert "most often misheard in dev-clean: nine 1/1" in card
-    assert load_models([str(copied)])[0].row("dev-clean")["words"] == 17
+    found = load_models([str(copied)])[0]
+    assert (found.row("dev-clean")["words"], found.stale) == (17, ())
 
     def never(*arguments):
         raise AssertionError("measured again")
@@ -402,6 +404,12 @@ def test_measuring_gives_what_evaluating_gives_and_is_never_done_twice(benchmark
     monkeypatch.setattr(measure_models.Bench, "figures", never)
     monkeypatch.setattr(measure_models, "cost_of", never)
     measure_models.main([*arguments[:-1], "0"])
+    graph = copied.parent / "graphs" / "words" / "config.json"
+    graph.write_text(json.dumps(json.loads(graph.read_text()) | {"files": {"graph.fst": {"crc32": "another"}}}))
+    found = load_models([str(copied)])[0]
+    assert "dev-clean" in found.stale
+    assert "dev-commands with grammar" not in found.stale
+    assert "another graph" in "\n".join(notes([found]))
     with pytest.raises(AssertionError, match="measured again"):
         measure_models.main([*arguments, "--again"])
 
