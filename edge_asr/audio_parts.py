@@ -238,7 +238,7 @@ def _counts(frame: bytes) -> bool:
 
 def _mp3_part(file: BinaryIO, start: int, end: int, n_frames: int) -> Part:
     file.seek(start)
-    head = file.read(200) or b""
+    head = (file.read(200) or b"").ljust(200, b"\0")  # the file may end in it
     frame_s = _frame_s(head)
     if head[1] & 0x06 != 0x02:  # layers I and II know no such header, nor variable rates that would need it
         return Part(start, end, duration_s=n_frames * frame_s)

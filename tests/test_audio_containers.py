@@ -199,6 +199,12 @@ def test_a_cut_mp3_says_that_it_is_cut():
         assert "cut short" in audio.damage
 
 
+def test_an_mp3_may_end_anywhere():
+    for n_bytes in range(1, 300):
+        parts = mp3_parts(io.BytesIO(MP3[:n_bytes]))
+        assert all(part.end <= n_bytes for part in parts)
+
+
 @pytest.mark.parametrize("second", ["ogg-vorbis", "ogg-opus"])
 def test_a_chain_of_ogg_recordings_is_read_to_the_end_of_the_last(second):
     with AudioFile(io.BytesIO(FILES["ogg-vorbis"] + FILES[second])) as audio:
