@@ -94,7 +94,8 @@ class Run:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._summary = Summary("")
+        self._summary = Summary("", can_resume=job.output_dir is not None)
+        self._model = find_model(job.recognition["model"]).resolve().name
         self._folder: OutputFolder | None = None
         if job.output_dir is not None:
             self._folder = OutputFolder(job.output_dir, job.formats, job.layout, job.settings())
@@ -152,13 +153,19 @@ class Run:
                 print_out(f"todo\t{shown(recording.path)}\t{' '.join(outputs)}\n")
 
     def _transcribe(self, todo: list[Recording]) -> None:
-        engine, options = self._job.engine, self._job.recognition
         began = time.perf_counter()
+        try:
+            self._work(todo, began)
+        finally:
+            self._summary.wall_s = time.perf_counter() - began - self._summary.load_s
+
+    def _work(self, todo: list[Recording], began: float) -> None:
+        engine, options = self._job.engine, self._job.recognition
         if len(todo) == 1 and engine.name == "local":
             from edge_asr.recognizer import Recognizer
 
             recognizer = Recognizer(**options)
-            began = self._loaded(began)
+            self._summary.load_s = time.perf_counter() - began
             with Progress(todo, self._job.quiet) as progress:
                 self._live(recognizer, todo[0], progress)
         else:
@@ -166,15 +173,9 @@ class Run:
                 todo = sorted(todo, key=lambda recording: -recording.n_bytes)  # or the longest would run on alone
             with Progress(todo, self._job.quiet) as progress:
                 results = engine.start(options, [recording.path for recording in todo], progress.heard)
-                began = self._loaded(began)
+                self._summary.load_s = time.perf_counter() - began
                 with closing(results):
                     self._gather(todo, results, progress)
-        self._summary.wall_s = time.perf_counter() - began
-
-    def _loaded(self, began: float) -> float:
-        now = time.perf_counter()
-        self._summary.load_s = now - began
-        return now
 
     def _live(self, recognizer: Recognizer, recording: Recording, progress: Progress) -> None:
         """One recording: plain text on stdout goes out segment by segment, all else when it is complete."""
@@ -224,8 +225,7 @@ class Run:
             self._failed(Failure(recording.path, result.error))
             return
         if not written:
-            model = find_model(self._job.recognition["model"]).resolve().name
-            transcript = Transcript(recording.path, result.duration_s, result.segments, model)
+            transcript = Transcript(recording.path, result.duration_s, result.segments, self._model)
             try:
                 self._write(recording, transcript)
             except OutputFullError:

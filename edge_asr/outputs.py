@@ -2,7 +2,7 @@
 
     OUTPUT_DIR/mon/a.srt …                    what was asked for
     OUTPUT_DIR/.edge-asr/journal.jsonl        a line for each recording whose outputs are all there
-    OUTPUT_DIR/.edge-asr/HOST-PID-N.partial   an output that is being written, renamed when it is complete
+    OUTPUT_DIR/.edge-asr/HOST-PID-….partial   an output that is being written, renamed when it is complete
 
 A recording is done when the journal says so for the same input (size and time of change), the same settings (model,
 graph, search, layout) and all formats that are asked for, and the files are still there. Anything else is done again:
@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class OutputFolder:
         self._layout = layout
         self._settings = settings
         self._private = self.directory / PRIVATE
-        self._mine = f"{platform.node() or 'host'}-{os.getpid()}"
+        self._host = platform.node() or "host"
+        self._mine = f"{self._host}-{os.getpid()}-{secrets.token_hex(4)}"  # containers may share names and numbers
         self._n_written = 0
         self._journal = -1
         self._done = _read_journal(self._private / JOURNAL)
@@ -135,9 +137,8 @@ class OutputFolder:
 
     def _remove_leftovers(self) -> None:
         """Partial outputs of processes of this machine that were killed."""
-        host, _, _ = self._mine.rpartition("-")
-        for partial in self._private.glob(f"{host}-*.partial"):
-            pid = partial.name[len(host) + 1 :].partition("-")[0]
+        for partial in self._private.glob(f"{self._host}-*.partial"):
+            pid = partial.name[len(self._host) + 1 :].partition("-")[0]
             if pid.isdecimal() and not _is_alive(int(pid)):
                 with suppress(OSError):
                     partial.unlink()

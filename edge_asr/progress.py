@@ -158,6 +158,7 @@ class Summary:
     skipped_s: float = 0.0
     load_s: float = 0.0
     wall_s: float = 0.0  # without loading
+    can_resume: bool = False
     failures: list[Failure] = field(default_factory=list)
 
     @property
@@ -185,7 +186,7 @@ class Summary:
         if self.n_skipped:
             rows.append(("done before", self.n_skipped, f"{length(self.skipped_s)} of audio, not done again"))
         if self.n_left:
-            rows.append(("not done", self.n_left, "stopped before; go on with --resume"))
+            rows.append(("not done", self.n_left, "stopped before" + "; go on with --resume" * self.can_resume))
         for (kind, code), names in _by_kind(self.failures).items():
             told = ", ".join(shown(name) for name in names[:N_NAMES])
             more = f" and {len(names) - N_NAMES} more" if len(names) > N_NAMES else ""

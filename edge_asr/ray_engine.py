@@ -11,17 +11,19 @@ machine or by a file, loses nothing: what it had is tried again, one file at a t
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edge_asr.batch import FileResult, transcribe_files
-from edge_asr.errors import DependencyError, EdgeAsrError, WorkerError
+from edge_asr.errors import DependencyError, EdgeAsrError, UsageError, WorkerError
 from edge_asr.model_files import MODELS_VARIABLE
 from edge_asr.progress import say
 from edge_asr.recognizer import Recognizer
 
+CONNECT_S = 10.0
 PATIENCE_S = 30.0  # until it is said that the cluster has no CPU to give
 _PATH_OPTIONS = ("model", "grammar", "graph")  # a worker has another current folder
 
@@ -43,6 +45,7 @@ def transcribe_on_ray(
     """
     is_ours = not ray.is_initialized()
     if is_ours:
+        _check_address(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to nobody
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
@@ -51,6 +54,18 @@ def transcribe_on_ray(
     n_cpus = int(ray.cluster_resources().get("CPU", 1))
     n_workers = max(1, min(len(paths), n_cpus if workers is None else workers))
     return _results(_absolute(options), paths, n_workers, min(batch_size, -(-len(paths) // n_workers)), is_ours)
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself tries for minutes to reach what is not there."""
+    host, _, port = (address or "").rpartition(":")
+    if "://" in host:
+        raise UsageError(f"needs HOST:PORT of a cluster that this machine is part of, got {address}; or ray job submit")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise WorkerError(f"needs a Ray cluster at {address}, cannot reach it ({error}); start one") from error
 
 
 def _results(
@@ -125,11 +140,13 @@ class _Cluster:
         return self._n_made
 
     def results(self) -> Iterator[FileResult]:
-        began = False
+        began = told = False
         while self._streams:
             ready, _ = ray.wait(list(self._streams), timeout=None if began else PATIENCE_S)
-            if not ready and not began:
-                say("waiting for the Ray cluster: no worker has begun; it may have no CPU free")
+            if not ready:
+                if not told:
+                    say("waiting for the Ray cluster: no worker has heard anything; it may have no CPU free")
+                told = True
                 continue
             for stream in ready:
                 began = True

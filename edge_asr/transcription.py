@@ -53,6 +53,7 @@ def transcribe(
     word_cost: float | None = None,
     blank_skip: float | None = None,
     n_threads: int = 1,
+    features: Literal["numpy", "kaldi"] | None = None,
     rule1_min_trailing_silence: float | None = None,
     rule2_min_trailing_silence: float | None = None,
     rule3_min_utterance_length: float | None = None,

@@ -15,7 +15,8 @@ import soundfile
 from tones import speak
 
 import edge_asr
-from edge_asr.errors import AudioEmptyError, ModelDamagedError, WorkerError
+from edge_asr.errors import AudioEmptyError, ModelDamagedError, UsageError, WorkerError
+from edge_asr.progress import Summary
 
 pytestmark = [
     pytest.mark.ray,
@@ -59,9 +60,16 @@ def journal(path) -> list[str]:
     return [json.loads(line)["key"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def transcribe(model, output_dir, path="rec", **options) -> edge_asr.progress.Summary:
+def transcribe(model, output_dir, path="rec", **options) -> Summary:
     chosen = {"output_format": "all", "engine": "ray", "workers": 2, "batch_size": 2, "quiet": True, **options}
     return edge_asr.transcribe_files(path, model=model, output_dir=output_dir, **chosen)
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tone_model, folder):
+    with pytest.raises(WorkerError, match="cannot reach it"):
+        transcribe(tone_model, "out", ray_address="127.0.0.1:1")
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        transcribe(tone_model, "out", ray_address="ray://127.0.0.1:10001")
 
 
 def test_a_cluster_writes_the_same_files_as_one_machine_and_resumes(cluster, tone_model, folder):

@@ -219,7 +219,7 @@ def test_dying_at_any_step_loses_nothing_and_does_nothing_twice(tmp_path, monkey
 
 def test_partial_outputs_of_living_processes_are_left_alone(tmp_path):
     with OutputFolder(tmp_path, ["txt"], Layout(), "") as folder:
-        theirs = tmp_path / PRIVATE / f"{folder._mine.rpartition('-')[0]}-{os.getppid()}-1.partial"
+        theirs = tmp_path / PRIVATE / f"{folder._host}-{os.getppid()}-1234-1.partial"
         theirs.touch()
     with OutputFolder(tmp_path, ["txt"], Layout(), ""):
         assert theirs.exists()
