@@ -7,10 +7,10 @@
 exports every shipped model (or those of `--model`) to a temporary folder, runs it in each release of sherpa-onnx,
 greedy in int8 and fp32 and with the decoding graph in int8, and prints a table. Ends with 1 where a bar is missed.
 
-same    clips whose tokens (words) are equal when both hear the clip and the silence that sherpa-onnx needs; with greedy
-        search all must be
-alone   the same when ours hears the clip alone and pads by itself, as its users have it
-differ  percent of tokens (words) that differ in `same`: edits from ours to sherpa-onnx's
+same    clips whose tokens (words) are equal when both hear the clip and the silence that sherpa-onnx needs, and both
+        take the features of kaldi-native-fbank; with greedy search all must be
+alone   the same when ours hears the clip alone, pads by itself and takes its own features, as its users have it
+differ  percent of tokens (words) that differ in `same` and in `alone`: edits from ours to sherpa-onnx's
 batch   clips whose tokens in sherpa-onnx are the same in batches of eight streams as one by one; all must be
 WER     of ours on the clip alone, of sherpa-onnx; with the graph they must lie within 0.5
 """
@@ -129,14 +129,17 @@ def ours(
     from edge_asr.endpoint import EndpointRules
     from edge_asr.recognizer import Recognizer
 
-    options = {"graph": graph} if graph is not None and decoder == "graph" else {}
     never = EndpointRules(float("inf"), float("inf"), float("inf"))
-    recognizer = Recognizer(model, precision=precision, decoder=decoder, endpoint=never, **options)
+    options: dict[str, Any] = {"precision": precision, "decoder": decoder, "endpoint": never}
+    if graph is not None and decoder == "graph":
+        options["graph"] = graph
+    recognizer = Recognizer(model, features="kaldi", **options)
     same = []
     for clip in longer:
         n_chunks = (round(len(clip) / 160) - 1) // (report["chunk_ms"] // 10)
         end_s = (n_chunks * report["chunk_ms"] - report["lookahead_ms"]) / 1000 - 1e-6
         same.append([w.text for segment in recognizer.transcribe(clip) for w in segment.words if w.start < end_s])
+    recognizer = Recognizer(model, **options | ({"graph": recognizer.graph} if decoder == "graph" else {}))
     alone = [[w.text for segment in recognizer.transcribe(clip) for w in segment.words] for clip in samples]
     return same, alone
 
@@ -152,14 +155,17 @@ def figures(
         heard = [[words[i] for i in result["words"]] for result in single]
     else:
         heard = [result["tokens"] for result in single]
-    difference = sum((count_errors(a, b) for a, b in zip(same, heard)), ErrorCounts())
+    apart, apart_alone = (
+        sum((count_errors(a, b) for a, b in zip(own, heard)), ErrorCounts()).percent for own in (same, alone)
+    )
     n_batch = sum(a == b for a, b in zip(single, batched))
     row: dict[str, Any] = {
         "sherpa_onnx": theirs["version"],
         "clips": len(clips),
         "same": sum(a == b for a, b in zip(same, heard)),
         "alone": sum(a == b for a, b in zip(alone, heard)),
-        "difference": round(difference.percent, 3),
+        "difference": round(apart, 3),
+        "difference_alone": round(apart_alone, 3),
         "batch": n_batch,
         "differing": [Path(c.audio_filepath).name for c, a, b in zip(clips, same, heard) if a != b],
     }
@@ -180,7 +186,12 @@ HEADER = "| model | set | search | precision | sherpa-onnx | clips | same | alon
 def table_line(row: dict[str, Any]) -> str:
     wer = f"{row['wer_ours']:.2f} / {row['wer_sherpa_onnx']:.2f}" if "wer_ours" in row else ""
     cells = [*(row[key] for key in ("model", "set", "search", "precision", "sherpa_onnx", "clips", "same", "alone"))]
-    cells += [f"{row['difference']:.3f}", row["batch"], wer, "holds" if row["holds"] else "missed"]
+    cells += [
+        f"{row['difference']:.3f} / {row['difference_alone']:.3f}",
+        row["batch"],
+        wer,
+        "holds" if row["holds"] else "missed",
+    ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -22,7 +22,7 @@ BROKEN_PIPE_EXIT_CODE = 141  # 128 + SIGPIPE, as shells report it
 
 RECOGNIZER_OPTIONS = (
     "model", "precision", "decoder", "grammar", "graph", "beam", "max_active", "acoustic_scale",
-    "word_cost", "blank_skip", "n_threads",
+    "word_cost", "blank_skip", "n_threads", "features",
 )  # fmt: skip
 
 COMMAND_MODULES = {  # commands that read their own arguments: their module (or module:function) and what they do
@@ -97,6 +97,12 @@ def add_recognizer_options(parser: argparse.ArgumentParser, chunk_ms: int | None
     search.add_argument("--word-cost", type=float, help="added for every word; above 0 gives fewer words")
     search.add_argument("--blank-skip", type=float, help="skip vectors whose blank is likelier than this; 1: none")
     parser.add_argument("--n-threads", type=int, default=1, help="of the encoder (default 1)")
+    parser.add_argument(
+        "--features",
+        choices=("numpy", "kaldi"),
+        default="numpy",
+        help="kaldi: by kaldi-native-fbank, slower, its last bits those of sherpa-onnx (default: numpy)",
+    )
 
 
 def recognizer_options(arguments: argparse.Namespace) -> dict[str, Any]:

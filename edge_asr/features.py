@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from edge_asr.audio import SAMPLE_RATE
-from edge_asr.errors import StreamError
+from edge_asr.errors import DependencyError, StreamError
 
 N_MEL = 80
 FRAME_MS = 25
@@ -102,6 +102,58 @@ class FbankStream:
         self._kept = self._kept[n_frames * HOP_SAMPLES :].copy()
         self._n_frames += n_frames
         return frames
+
+
+class KaldiFbankStream:
+    """The same from kaldi-native-fbank, frame after frame: three times the CPU time, the bits of sherpa-onnx.
+
+    The two differ by 3e-6 on average, 1e-3 at most; an int8 encoder may round such a bit to another step.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import kaldi_native_fbank
+        except ImportError as error:
+            raise DependencyError(
+                "features='kaldi' needs the package kaldi-native-fbank, which is not installed; "
+                "pip install kaldi-native-fbank, or leave the default"
+            ) from error
+        options = kaldi_native_fbank.FbankOptions()
+        options.frame_opts.dither = 0  # the library's default is not 0, and would make results differ from run to run
+        options.frame_opts.snip_edges = False
+        options.mel_opts.num_bins = N_MEL
+        options.mel_opts.low_freq = LOW_HZ
+        options.mel_opts.high_freq = HIGH_HZ
+        self._fbank = kaldi_native_fbank.OnlineFbank(options)
+        self._n_frames = 0
+        self._finished = False
+
+    def accept(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) float32 at 16 kHz in ±1 → (T, 80) frames that are now complete, maybe none."""
+        if self._finished:
+            raise StreamError("the feature stream was flushed and takes no more samples; make a new one")
+        if len(samples):
+            self._fbank.accept_waveform(SAMPLE_RATE, samples.tolist())  # a list converts faster than an array
+        return self._pop()
+
+    def flush(self) -> np.ndarray:
+        """The frames that reach over the end of the signal."""
+        if not self._finished:
+            self._finished = True
+            self._fbank.input_finished()
+        return self._pop()
+
+    def _pop(self) -> np.ndarray:
+        n_new = self._fbank.num_frames_ready - self._n_frames
+        frames = np.empty((n_new, N_MEL), np.float32)
+        for i in range(n_new):
+            frames[i] = self._fbank.get_frame(self._n_frames + i)  # a view that dies with pop, so it is copied here
+        self._fbank.pop(n_new)
+        self._n_frames += n_new
+        return frames
+
+
+FEATURE_STREAMS: dict[str, type[FbankStream | KaldiFbankStream]] = {"numpy": FbankStream, "kaldi": KaldiFbankStream}
 
 
 def _log_mel(samples: np.ndarray, n_frames: int) -> np.ndarray:

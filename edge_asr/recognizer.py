@@ -23,7 +23,7 @@ from edge_asr.audio import SAMPLE_RATE, AudioFile, Resampler, as_mono
 from edge_asr.decoder import Decoder, GraphDecoder, GreedyDecoder, Word
 from edge_asr.endpoint import FRAME_S, Endpoint, EndpointRules
 from edge_asr.errors import GrammarError, ModelDamagedError, StreamError, UsageError
-from edge_asr.features import FbankStream
+from edge_asr.features import FEATURE_STREAMS, FbankStream, KaldiFbankStream
 from edge_asr.graph import Graph, load_graph
 from edge_asr.model_files import DEFAULT_MODEL, ModelFiles, Precision, check_graph
 from edge_asr.runtime import FRAME_SHIFT_MS, EncoderInfo, EncoderStream, advance, check_chunk_frames
@@ -36,6 +36,7 @@ SEARCH_VECTORS = 8  # vectors of 40 ms between two questions for an endpoint: 32
 SEARCH_SETTINGS = ("beam", "max_active", "acoustic_scale", "word_cost", "blank_skip")
 
 DecoderKind = Literal["graph", "greedy"]
+FeatureKind = Literal["numpy", "kaldi"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Segment:
 class Stream:
     """One speaker's audio on its way through a recognizer; made by `Recognizer.create_stream`."""
 
-    def __init__(self, encoder: EncoderStream | ZipformerStream, decoder: Decoder) -> None:
+    def __init__(
+        self, encoder: EncoderStream | ZipformerStream, decoder: Decoder, fbank: FbankStream | KaldiFbankStream
+    ) -> None:
         self.n_samples = 0  # accepted, at 16 kHz
         self.n_replaced = 0  # NaN, Inf and impossible samples, replaced by 0
         self.encoder = encoder
@@ -60,7 +63,7 @@ class Stream:
         self.n_searched = 0  # vectors since the start of the stream
         self._emissions: np.ndarray | None = None  # (U, V) encoded, not yet searched
         self._resampler: Resampler | None = None
-        self._fbank = FbankStream()
+        self._fbank = fbank
         self._finished = False
 
     def accept_waveform(self, sample_rate: int, samples: np.ndarray) -> None:
@@ -144,6 +147,7 @@ class Recognizer:
     graph:      the folder of another graph, made by `edge-asr graph`, or one that `shared_graph` has loaded
     beam, max_active, acoustic_scale, word_cost, blank_skip: of the graph search; None takes the model's own
     endpoint:   the rules for the end of an utterance
+    features:   "numpy", or "kaldi" for kaldi-native-fbank's, whose last bits are those of sherpa-onnx; slower
     Raises: ModelError, GraphError, LexiconError, UsageError.
     """
 
@@ -162,8 +166,12 @@ class Recognizer:
         blank_skip: float | None = None,
         endpoint: EndpointRules | None = None,
         n_threads: int = 1,
+        features: FeatureKind = "numpy",
     ) -> None:
+        if features not in FEATURE_STREAMS:
+            raise UsageError(f"features must be one of {', '.join(FEATURE_STREAMS)}, got {features!r}")
         files = open_model(model)
+        self._features = FEATURE_STREAMS[features]
         self.session = open_session(files, precision, n_threads)
         self.name = files.directory.resolve().name
         self.precision = precision
@@ -193,7 +201,7 @@ class Recognizer:
             decoder: Decoder = GreedyDecoder(self._tokens)
         else:
             decoder = GraphDecoder(self.graph, **self._search)
-        return Stream(self.session.create_stream(self._chunk_frames), decoder)
+        return Stream(self.session.create_stream(self._chunk_frames), decoder, self._features())
 
     def is_ready(self, stream: Stream) -> bool:
         """There is something to decode."""

@@ -1,13 +1,14 @@
 """Streamed features equal the whole file, bit for bit, and agree with the field's two references."""
 
-import kaldi_native_fbank
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_asr.errors import StreamError
-from edge_asr.features import FbankStream, fbank
+from edge_asr.errors import DependencyError, StreamError
+from edge_asr.features import FbankStream, KaldiFbankStream, fbank
 
 
 def speechlike(n_samples: int, seed: int = 0) -> np.ndarray:
@@ -41,17 +42,26 @@ def test_a_signal_gives_one_frame_for_each_10_ms_rounded(n_samples):
 @pytest.mark.parametrize("n_samples", [80, 100, 239, 300, 1_000, 32_000])
 @pytest.mark.parametrize("offset", [0, 0.1])
 def test_agrees_with_kaldi_native_fbank_on_the_whole_signal(n_samples, offset):
-    options = kaldi_native_fbank.FbankOptions()
-    options.frame_opts.dither = 0
-    options.frame_opts.snip_edges = False
-    options.mel_opts.num_bins = 80
-    options.mel_opts.high_freq = -400
-    reference = kaldi_native_fbank.OnlineFbank(options)
     samples = speechlike(n_samples) + np.float32(offset)
-    reference.accept_waveform(16_000, samples.tolist())
-    reference.input_finished()
-    expected = np.stack([reference.get_frame(i) for i in range(reference.num_frames_ready)])
+    reference = KaldiFbankStream()
+    expected = np.concatenate([reference.accept(samples), reference.flush()])
     assert np.abs(fbank(samples) - expected).max() < 1e-3
+
+
+def test_kaldis_own_frames_come_in_any_split_and_end_once():
+    samples, whole, stream = speechlike(8_000), KaldiFbankStream(), KaldiFbankStream()
+    expected = np.concatenate([whole.accept(samples), whole.flush()])
+    frames = [stream.accept(piece) for piece in np.split(samples, [0, 100, 1_000, 1_000, 7_999])]
+    assert np.array_equal(np.concatenate([*frames, stream.flush()]), expected)
+    assert len(stream.flush()) == 0
+    with pytest.raises(StreamError, match="flushed"):
+        stream.accept(samples)
+
+
+def test_without_the_package_kaldis_features_say_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaldi_native_fbank", None)
+    with pytest.raises(DependencyError, match="needs the package kaldi-native-fbank"):
+        KaldiFbankStream()
 
 
 def test_agrees_with_torchaudio():

@@ -66,7 +66,7 @@ def with_tail(clip: np.ndarray, directory: Path) -> np.ndarray:
 
 
 def ours(model: Path, clip: np.ndarray, decoder: str) -> list[str]:
-    recognizer = Recognizer(model, decoder=decoder, endpoint=NEVER)
+    recognizer = Recognizer(model, decoder=decoder, endpoint=NEVER, features="kaldi")
     return [word.text for segment in recognizer.transcribe(clip) for word in segment.words]
 
 
@@ -305,6 +305,11 @@ def test_the_command_writes_the_directory(tone_model, tmp_path, capsys):
     assert report["target"] == "sherpa-onnx"
     names = {"README.md", "graph.fst", "model.int8.onnx", "model.onnx", "tokens.txt", "words.txt"}
     assert {path.name for path in out.iterdir()} == names
+
+
+def test_features_of_another_kind_are_refused(tone_model):
+    with pytest.raises(UsageError, match="features must be one of numpy, kaldi, got 'mfcc'"):
+        Recognizer(tone_model, features="mfcc")
 
 
 def test_a_model_is_not_written_over(tone_model):
