@@ -99,7 +99,8 @@ _NOTES = """
   {lookahead_ms} ms late. The command-line program appends {program_tail_ms} ms by itself{enough}; it also puts 300 ms
   (1.13.4) or 500 ms (1.13.8, 2.0; there `--left-padding=0` leaves it out) in front, so its times are later by that.
 - Token times are {lookahead_ms} ms late, for sherpa-onnx knows nothing of that delay: subtract it.
-- The tokens equal those of our runtime given the same samples, silence included. Given the recording alone, ours may
+- The tokens equal those of edge-asr given the same samples, silence included, and `--features kaldi`. By default it
+  computes features in another way, whose last bits may tip a token of an int8 encoder; given the recording alone it may
   differ at the very end, where it pads in another way.
 {search_note}"""
 
