@@ -21,7 +21,7 @@ from edge_asr.audio import SAMPLE_RATE, AudioFile
 from edge_asr.errors import EdgeAsrError, WorkerError
 from edge_asr.recognizer import Recognizer, Segment
 
-DEFAULT_STREAMS = 16
+DEFAULT_STREAMS = 4  # more take memory for each and save hardly any time: a chunk of 2.56 s is a batch already
 TELL_S = 0.5  # between two words of a worker about how far it has come
 _N_AHEAD = 2  # files that a worker has waiting besides those in its lanes, so that it never waits for one
 

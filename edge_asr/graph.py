@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import kaldifst
 import numpy as np
@@ -45,6 +45,9 @@ from edge_asr.transducer import (
 EPSILON = "<eps>"
 OTHER = "<other>"  # the word of sounds outside a grammar; a decoder does not show it
 WEIGHT_STEP = 1 / 32  # costs become multiples of it: at most 1.6 % in probability, and half the bytes of the weights
+
+_M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+_LARGE_BYTES = 1 << 20
 
 Spellings = Mapping[int, Sequence[tuple[int, ...]]]  # word id → its pronunciations in labels, token id + 1
 
@@ -102,6 +105,7 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
             f"{directory}: the graph was made for the tokens {str(sha256)[:12]}…, the model has {tokens_sha256[:12]}…; "
             "build the graph again with the model's tokens.txt"
         )
+    _free_at_once()
     words = _read_words(directory / "words.txt", n_words)
     try:
         columns, spellings = unpack(_read(directory / "graph.fst"))
@@ -115,12 +119,51 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
     return Graph(fst, words, PackedSpellings(*spellings), config)
 
 
-def _give_memory_back() -> None:
-    """Filling in the topology leaves freed memory in glibc's heap, a quarter of the graph's size."""
+def _free_at_once() -> None:
+    """Tells glibc to map large arrays one by one: in its heap the gaps between them would stay, 40 MB after a load."""
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in musl
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl
+        if set_option is not None:
+            set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _give_memory_back() -> None:
+    """What was freed in smaller pieces."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+class PackedWords(Sequence[str]):
+    """Words in one string: 100,000 objects would take ten times its memory."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        encoded = [word.encode() for word in words]
+        self._bytes = b"".join(encoded)
+        self._first = np.append(0, np.cumsum([len(word) for word in encoded], dtype=np.uint32)).astype(np.uint32)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"word {index} of {len(self)}")
+        first, last = self._first[index % len(self) :][:2]
+        return self._bytes[first:last].decode()
+
+    def __len__(self) -> int:
+        return len(self._first) - 1
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None
 
 
 class PackedSpellings(Mapping[int, Sequence[tuple[int, ...]]]):
@@ -159,7 +202,7 @@ def _read(path: Path) -> bytes:
         raise ModelDamagedError(f"{path}: cannot be read ({error}); restore the file") from None
 
 
-def _read_words(path: Path, n_words: int) -> list[str]:
+def _read_words(path: Path, n_words: int) -> PackedWords:
     try:
         fields = _read(path).decode().split()
     except UnicodeDecodeError as error:
@@ -169,7 +212,7 @@ def _read_words(path: Path, n_words: int) -> list[str]:
         raise ModelDamagedError(
             f"{path}: needs {n_words} lines 'word id' from '{EPSILON} 0' on, has {len(words)} words; restore the file"
         )
-    return words
+    return PackedWords(words)
 
 
 # ------------------------------------------------------------------------------------------------------- language model

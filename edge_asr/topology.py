@@ -16,7 +16,7 @@ on a trained model; full took 297 MB where exact took 259 and compact 225, and f
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -159,9 +159,9 @@ def _filled_in(graph: CtcGraph, word_cost: float) -> tuple[np.ndarray, np.ndarra
     looping[graph.pair_state[graph.pair_entered]] = True
     looping[graph.start] = True
     is_label = graph.target >= n_states
-    ilabel = np.zeros(graph.n_arcs, np.int32)
+    ilabel = np.zeros(graph.n_arcs, graph.pair_label.dtype)
     ilabel[is_label] = graph.pair_label[graph.target[is_label] - n_states]
-    weight = graph.weight + np.float32(word_cost) * (graph.olabel > 0) if word_cost else graph.weight
+    del is_label
 
     held = np.flatnonzero(graph.pair_held)
     arc, owner = arcs_of(graph.first, graph.pair_state[held])
@@ -173,7 +173,7 @@ def _filled_in(graph: CtcGraph, word_cost: float) -> tuple[np.ndarray, np.ndarra
     copy_target = graph.target[arc]
     copy_target[ilabel[arc] == 0] = graph.mind_target
 
-    first = np.zeros(n_states + n_pairs + 1, np.int64)
+    first = np.zeros(n_states + n_pairs + 1, np.uint32)
     np.cumsum(np.concatenate([np.diff(graph.first) + looping, 2 * graph.pair_entered + n_copies]), out=first[1:])
     final = np.concatenate([graph.final, np.full(n_pairs, np.inf, np.float32)])
     final[n_states + held] = graph.final[graph.pair_state[held]]
@@ -193,7 +193,7 @@ def _filled_in(graph: CtcGraph, word_cost: float) -> tuple[np.ndarray, np.ndarra
         for field, column in (
             ("ilabel", ilabel),
             ("olabel", graph.olabel),
-            ("weight", weight),
+            ("weight", graph.weight),
             ("nextstate", graph.target),
         ):
             block[field][is_arc] = column[arcs]
@@ -218,8 +218,15 @@ def _filled_in(graph: CtcGraph, word_cost: float) -> tuple[np.ndarray, np.ndarra
         block["nextstate"][at_leave] = graph.pair_state[low:high][entered]
         copies = slice(copies_before[low], copies_before[high])
         block["nextstate"][is_copy] = copy_target[copies]
-        for field, column in (("ilabel", ilabel), ("olabel", graph.olabel), ("weight", weight)):
+        for field, column in (("ilabel", ilabel), ("olabel", graph.olabel), ("weight", graph.weight)):
             block[field][is_copy] = column[arc[copies]]
+        return block
+
+    def build(job: tuple[Callable[[int], np.ndarray], int]) -> np.ndarray:
+        fill, low = job
+        block = fill(low)
+        if word_cost:
+            block["weight"] += np.float32(word_cost) * (block["olabel"] > 0)
         return block
 
     def blocks() -> Iterator[np.ndarray]:
@@ -227,8 +234,8 @@ def _filled_in(graph: CtcGraph, word_cost: float) -> tuple[np.ndarray, np.ndarra
         jobs += [(pair_block, low) for low in range(0, n_pairs, _BLOCK_STATES)]
         with ThreadPoolExecutor(_N_THREADS) as pool:  # numpy lets go of Python's lock while it gathers
             ahead: deque[Future[np.ndarray]] = deque()
-            for build, low in jobs:
-                ahead.append(pool.submit(build, low))
+            for job in jobs:
+                ahead.append(pool.submit(build, job))
                 if len(ahead) > _N_THREADS:  # few blocks at a time: the arcs are never held twice
                     yield ahead.popleft().result()
             yield from (block.result() for block in ahead)
@@ -285,8 +292,9 @@ def unpack(data: bytes) -> tuple[CtcGraph, list[np.ndarray]]:
         first_byte += _COLUMN.size + size
         parts.append((*shape, body[first_byte - size : first_byte]))
     with ThreadPoolExecutor(_N_THREADS) as pool:
-        columns = list(pool.map(_unpack_column, *zip(*parts)))
-    take = iter(columns).__next__
+        columns = deque(pool.map(_unpack_column, *zip(*parts)))
+    extra = [columns.pop() for _ in range(n_extra)][::-1]
+    take = columns.popleft  # each column goes as soon as it is used: loading is the peak of memory
     start, n_arcs, is_label = int(take()[0]), take(), take()
     first = np.zeros(len(n_arcs) + 1, np.int64)
     np.cumsum(n_arcs, out=first[1:])
@@ -310,7 +318,7 @@ def unpack(data: bytes) -> tuple[CtcGraph, list[np.ndarray]]:
         pair_entered=take(),
         mind_target=take().astype(np.int32, copy=False),
     )
-    return graph, columns[-n_extra:] if n_extra else []
+    return graph, extra
 
 
 def _steps(references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,15 +4,18 @@ kaldifst's Python calls cost a microsecond for each arc, and a decoding graph ha
 of an OpenFst `const` file (20 bytes for each state, 16 for each arc), a fixed layout that numpy reads and writes.
 """
 
+import ctypes
 import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import kaldifst
 import numpy as np
+from kaldifst.lib import _kaldifst
 
 from edge_asr.errors import GraphError
 
@@ -21,7 +24,10 @@ STATE = np.dtype([("final", "<f4"), ("pos", "<u4"), ("n_arcs", "<u4"), ("n_ieps"
 
 _HEADER = struct.Struct("<i i5s i8s i i Q q q q")  # magic, type, arc type, version, flags, properties, start, S, A
 _MAGIC = 2125659606
-_VERSION = 2  # states and arcs follow one another without padding
+_VERSION = 2
+_ALIGNED = 4  # the flag that says so: states and arcs each begin at a multiple of 16, so that they can be mapped
+_ALIGNMENT = 16
+_BLOCK_STATES = 1 << 17
 _EXPANDED = 1  # the one property that every const FST has; the rest are unknown
 
 
@@ -80,23 +86,29 @@ def to_kaldifst(fst: Transducer) -> kaldifst.StdConstFst:
 def assemble(start: int, final: np.ndarray, first: np.ndarray, blocks: Iterable[np.ndarray]) -> kaldifst.StdConstFst:
     """A const FST from its states and its arcs (dtype ARC) in blocks, so that the arcs are never held twice.
 
+    Its memory is mapped where kaldifst can do that: pages that no search has visited do not count to the process, and
+    processes forked later share the rest.
     The counts of epsilons of a state, which no search here reads, stay zero.
     """
     n_states = len(final)
-    states = np.zeros(n_states, STATE)
-    states["final"] = final
-    states["pos"] = first[:-1]
-    states["n_arcs"] = np.diff(first)
-    header = _HEADER.pack(_MAGIC, 5, b"const", 8, b"standard", _VERSION, 0, _EXPANDED, start, n_states, int(first[-1]))
+    header = (_MAGIC, 5, b"const", 8, b"standard", _VERSION, _ALIGNED, _EXPANDED, start, n_states, int(first[-1]))
     with _memory_file() as path:
         with open(path, "wb") as file:
-            file.write(header)
-            file.write(states.data)
-            del states
+            file.write(_HEADER.pack(*header))
+            _align(file)
+            for low in range(0, n_states, _BLOCK_STATES):
+                block_first = first[low : low + _BLOCK_STATES + 1]
+                states = np.zeros(len(block_first) - 1, STATE)
+                states["final"] = final[low : low + _BLOCK_STATES]
+                states["pos"] = block_first[:-1]
+                states["n_arcs"] = np.diff(block_first)
+                file.write(states.data)
+            _align(file)
             for block in blocks:
                 file.write(block.data)
         del first, final, blocks
-        fst = kaldifst.StdConstFst.read(path)
+        with _reading_by_mapping():
+            fst = kaldifst.StdConstFst.read(path)
     if fst is None:
         raise GraphError(f"kaldifst refused a graph of {n_states} states; check free memory and disk space")
     return fst
@@ -164,6 +176,30 @@ def n_bytes(fst: kaldifst.StdConstFst) -> int:
     """Memory that a const FST takes."""
     n_arcs = sum(map(fst.num_arcs, range(fst.num_states)))
     return fst.num_states * STATE.itemsize + n_arcs * ARC.itemsize
+
+
+def _align(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+
+
+@contextmanager
+def _reading_by_mapping() -> Iterator[None]:
+    """OpenFst maps files instead of reading them while its flag says so; kaldifst has it, but no Python name for it."""
+    set_flags = getattr(ctypes.CDLL(_kaldifst.__file__), "_Z8SetFlagsPKcPiPPPcbS0_", None)
+    if set_flags is None:  # another compiler, or a release without it: then files are read
+        yield
+        return
+
+    def set_mode(mode: bytes) -> None:
+        arguments = (ctypes.c_char_p * 3)(b"edge-asr", b"--fst_read_mode=" + mode, None)
+        position = ctypes.cast(arguments, ctypes.POINTER(ctypes.c_char_p))
+        set_flags(b"", ctypes.byref(ctypes.c_int(2)), ctypes.byref(position), ctypes.c_bool(False), b"")
+
+    set_mode(b"map")
+    try:
+        yield
+    finally:
+        set_mode(b"read")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import kaldifst
@@ -16,7 +17,7 @@ from kaldi_decoder import DecodableCtc, FasterDecoder, FasterDecoderOptions
 from edge_asr.decoder import GraphDecoder
 from edge_asr.errors import GrammarError, GraphError, ModelDamagedError, ModelMismatchError, ModelNotFoundError
 from edge_asr.grammar import build_grammar_graph
-from edge_asr.graph import Graph, build_lm_graph, load_graph, save_graph, with_final_states
+from edge_asr.graph import Graph, PackedWords, build_lm_graph, load_graph, save_graph, with_final_states
 from edge_asr.ngram import NgramModel, estimate
 from edge_asr.tokens import Lexicon, TokenTable
 from edge_asr.topology import TOPOLOGIES, add_topology, pack, to_decoding_fst, unpack
@@ -396,3 +397,24 @@ def test_a_grammar_that_grows_without_bound_is_refused() -> None:
     rules = "\n".join(f"$r{i} = " + f"$r{i + 1} " * 10 for i in range(8))
     with pytest.raises(GrammarError, match="states"):
         build_grammar_graph(f"$r0\n{rules}\n$r8 = x", GRAMMAR_LEXICON, TOKENS)
+
+
+def test_words_of_a_loaded_graph_are_a_sequence_of_strings() -> None:
+    words = ["<eps>", "a", "b'c", "señor", "z"]
+    packed = PackedWords(words)
+    assert packed == words
+    assert packed != words[1:]
+    assert (packed[3], packed[-1], packed[1:3], len(packed)) == ("señor", "z", ["a", "b'c"], 5)
+    assert packed.index("b'c") == 2
+    assert "señor" in packed
+    for index in (5, -6):
+        with pytest.raises(IndexError):
+            packed[index]
+
+
+def test_processes_forked_later_share_the_memory_of_a_graph(saved: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("needs /proc")
+    graph = load_graph(saved)
+    assert graph.fst.start >= 0
+    assert any("memfd:graph" in line and " r--s " in line for line in Path("/proc/self/maps").read_text().splitlines())
