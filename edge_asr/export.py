@@ -7,7 +7,8 @@
 The weights are rounded to fp16 first and stored so (a Cast to fp32 follows each; the runtime folds it at load), so that
 torch and encoder.onnx compute the same and the file is half the size. int8: matrix products of linear layers as QDQ
 U8S8, per channel, static ranges from calibration audio; LSTM as DynamicQuantizeLSTM (onnxruntime has no other); norms
-spelt out, so that every release of onnxruntime rounds alike.
+spelt out, so that every release of onnxruntime rounds alike; LSTMs in a loop over the streams of a batch, so that they
+do not share a range.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from edge_asr.encoders import build
 from edge_asr.encoders.layers import SUBSAMPLING
 from edge_asr.errors import ExportError
 from edge_asr.model_files import seal
-from edge_asr.onnx_passes import spell_out_norms
+from edge_asr.onnx_passes import part_streams, spell_out_norms
 from edge_asr.runtime import EncoderSession, EncoderStream, advance
 from edge_asr.tokens import TokenTable
 
@@ -314,6 +315,7 @@ def export(
         onnx.save(model, out / "encoder.onnx")
     int8 = onnx.load(out / "encoder.int8.onnx")
     spell_out_norms(int8.graph)
+    part_streams(int8.graph)
     onnx.checker.check_model(int8)
     write_metadata(int8, metadata | {"fp32_nodes": json.dumps(left)})
     onnx.save(int8, out / "encoder.int8.onnx")

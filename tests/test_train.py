@@ -171,7 +171,7 @@ def test_an_exported_model_is_the_trained_one(tmp_path, cache, encoder):
     assert report["torch_vs_onnx"] < 1e-4
     int8 = onnx.load(tmp_path / "model" / "encoder.int8.onnx")
     kinds = {n.op_type for n in int8.graph.node}
-    assert ("DynamicQuantizeLSTM" in kinds) == (encoder == "lstm")
+    assert ("Scan" in kinds) == (encoder == "lstm")  # DynamicQuantizeLSTM alone mixes the streams of a batch
     assert "QuantizeLinear" in kinds
     assert "LayerNormalization" not in kinds  # its bits depend on the release of onnxruntime
     assert not linear_nodes(int8), "a linear layer was left in fp32"
