@@ -15,11 +15,9 @@ import numpy as np
 
 from edge_asr.audio import SAMPLE_RATE, load_audio
 from edge_asr.data import Clip
-from edge_asr.decoder import GraphDecoder
 from edge_asr.features import fbank
-from edge_asr.model_files import read_config
-from edge_asr.recognizer import Recognizer, Stream
-from edge_asr.runtime import EncoderStream, advance
+from edge_asr.recognizer import Recognizer
+from edge_asr.runtime import advance
 
 ROUNDS = 2
 
@@ -27,19 +25,18 @@ ROUNDS = 2
 class Runner:
     """One model and what it took so far: CPU seconds and latencies by chunk."""
 
-    def __init__(self, model: Path) -> None:
-        self.recognizer = Recognizer(model)
-        self.settings = {k: v for k, v in read_config(model).get("decoder", {}).items() if k != "word_cost"}
+    def __init__(self, model: Path, chunks_ms: tuple[int, ...]) -> None:
+        own = Recognizer(model)
+        # one graph for all: it is most of what a recogniser takes
+        self.recognizers = {ms: Recognizer(model, chunk_ms=ms, graph=own.graph) for ms in chunks_ms}
         self.cpu_s: dict[int, float] = {}
         self.encoder_cpu_s: dict[int, float] = {}
         self.latencies: dict[int, list[tuple[float, float]]] = {}  # CPU and wall seconds of each chunk
 
     def stream(self, samples: np.ndarray, chunk_ms: int) -> None:
         """One clip as a device would hear it: features, encoder and search of each chunk."""
-        recognizer, n = self.recognizer, chunk_ms * SAMPLE_RATE // 1000
-        stream = Stream(
-            recognizer.session.create_stream(chunk_ms // 10), GraphDecoder(recognizer.graph, **self.settings)
-        )
+        recognizer, n = self.recognizers[chunk_ms], chunk_ms * SAMPLE_RATE // 1000
+        stream = recognizer.create_stream()
         for first in range(0, len(samples), n):
             cpu, wall = time.process_time(), time.perf_counter()
             stream.accept_waveform(SAMPLE_RATE, samples[first : first + n])
@@ -53,18 +50,19 @@ class Runner:
 
     def encode(self, frames: np.ndarray, chunk_ms: int) -> None:
         """The encoder alone on the features of a clip."""
-        stream = EncoderStream(self.recognizer.session, chunk_ms // 10)
+        session = self.recognizers[chunk_ms].session
+        stream = session.create_stream(chunk_ms // 10)
         stream.accept(frames)
         stream.finish()
         began = time.process_time()
         while stream.n_ready_frames:
-            advance(self.recognizer.session, [stream])
+            advance(session, [stream])
         self.encoder_cpu_s[chunk_ms] = self.encoder_cpu_s.get(chunk_ms, 0.0) + time.process_time() - began
 
 
 def measure_speed(models: list[Path], clips: list[Clip], chunks_ms: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     """Name of the model -> its figures by chunk, with the ratios to its peers in this run."""
-    runners = {model.name: Runner(model) for model in models}
+    runners = {model.name: Runner(model, chunks_ms) for model in models}
     peer = pocketsphinx_decoder()
     peer_s, audio_s = 0.0, 0.0
     for clip in clips:
