@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,36 +19,45 @@ from edge_asr.transcription import OUTPUT_FORMATS, transcribe, transcribe_files
 
 EXAMPLES = """\
 examples:
-  edge-asr transcribe talk.mp3                                  text on the terminal, as it is recognised
+  edge-asr transcribe talk.mp3                                  text, as it is recognised
   edge-asr transcribe --output-format srt talk.mp3 > talk.srt   subtitles
-  edge-asr transcribe --output-dir texts --output-format all recordings/
-                                                                a folder: txt, srt, vtt, tsv, json, jsonl of each file
-  edge-asr transcribe --output-dir texts --resume recordings/   go on after Ctrl-C, a crash or a full disk
-  edge-asr transcribe --output-format jsonl 'rec/**/*.wav'      words, times and confidences, a line for each file
+  edge-asr transcribe --output-format jsonl 'rec/**/*.wav'      words, times and confidences
+  edge-asr transcribe --output-dir out --output-format all rec  every format of each file in a folder
+  edge-asr transcribe --output-dir out --resume rec             after Ctrl-C, a crash or a full disk
   ffmpeg -i URL -f wav - | edge-asr transcribe -                a wav stream
-  arecord -f S16_LE -r 16000 | edge-asr transcribe - --raw-rate 16000
-                                                                samples without a header
+  sox -d -t raw -r 16000 -e signed -b 16 -c 1 - | edge-asr transcribe - --raw-rate 16000
 
 outputs:
-  rec/mon/a.wav of the folder rec/ becomes OUTPUT_DIR/mon/a.srt; a.wav and a.mp3 side by side become a.wav.srt and
-  a.mp3.srt. Files appear whole or not at all. OUTPUT_DIR/.edge-asr/journal.jsonl says what is done: --resume does
-  again what is missing in any format, what changed in size or time, and what was done with other settings.
+  rec/mon/a.wav of the folder rec becomes DIR/mon/a.srt; a.wav and a.mp3 side by side become
+  a.wav.srt and a.mp3.srt. Files appear whole or not at all. DIR/.edge-asr/journal.jsonl says what
+  is done: --resume does again what is missing in any format, recordings whose size or time has
+  changed, and what was done with another model or other settings. Edited outputs are left alone.
 
 exit codes:
-  0 all done; 2 wrong arguments; 5 an output cannot be written; 7 disk full (stopped; --resume goes on); 6 a package is
-  missing; 8 a worker died; 10–15 audio (11 not found, 12 no recordings in a folder, 13 empty, 14 no audio, 15 cut
-  short); 20–34 model, graph or grammar; 3 failures of several kinds; 130 interrupted
+  0 all done · 2 wrong arguments · 3 failures of several kinds · 5 an output cannot be written
+  6 a package is missing · 7 disk full, stopped (--resume goes on) · 8 a worker died
+  11 file not found · 12 no recordings in a folder · 13 empty · 14 no audio · 15 cut short
+  20–34 model, graph or grammar · 130 interrupted
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`edge-asr transcribe`; returns its exit code. Raises: EdgeAsrError."""
-    return transcribe_files(**vars(build_parser().parse_args(argv))).exit_code
+    words = _dashed(sys.argv[2:] if argv is None else argv)
+    return transcribe_files(**vars(build_parser().parse_args(words))).exit_code
+
+
+def _dashed(words: Sequence[str]) -> list[str]:
+    """--output_dir, as users of whisper write it, is --output-dir; after -- come paths."""
+    n_flags = words.index("--") if "--" in words else len(words)
+    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in words[:n_flags]]
+    return [name.replace("_", "-") + equals + value for name, equals, value in parts] + list(words[n_flags:])
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "edge-asr transcribe",
+        usage="edge-asr transcribe [options] PATH ...",
         description="Recordings → text, subtitles or JSON. Text goes to stdout or to files, status to stderr; one bad "
         "file never stops the rest.",
         epilog=EXAMPLES,
@@ -121,7 +131,10 @@ def _add_work_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+RAW_FORMAT_HELP = f"of a sample, as ffmpeg calls it (default s16le): {', '.join(ENCODINGS)}"
+
+
 def _add_raw_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--raw-rate", type=int, metavar="HZ", help="the input has no header and this rate")
-    group.add_argument("--raw-format", choices=tuple(ENCODINGS), help="of a sample, as ffmpeg calls it (default s16le)")
+    group.add_argument("--raw-format", choices=tuple(ENCODINGS), metavar="FORMAT", help=RAW_FORMAT_HELP)
     group.add_argument("--raw-channels", type=int, metavar="N", help="interleaved (default 1)")

@@ -83,11 +83,18 @@ def test_an_unknown_keyword_is_an_error_as_of_any_function():
         edge_asr.transcribe_files("a.wav", beem=3)
 
 
+def test_flags_may_be_written_as_whisper_writes_them(transcribe):
+    assert transcribe("--output_dir=out_dir", "--output_format", "srt", "rec/one.wav")[0] == 0
+    assert sorted(tree("out_dir")) == ["one.srt"]
+    os.rename("rec/one.wav", "--a_b.wav")
+    assert transcribe("--", "--a_b.wav")[1] == "one\n"
+
+
 def test_help_names_every_flag_with_its_default(capsys):
     with pytest.raises(SystemExit):
         main(["transcribe", "--help"])
     told = capsys.readouterr().out
-    for part in ("--max-line-width", "default 42", "--resume", "exit codes", "arecord", "--rule3-min-utterance-length"):
+    for part in ("--max-line-width", "default 42", "--resume", "exit codes", "sox -d", "--rule3-min-utterance-length"):
         assert part in told
 
 
