@@ -1,4 +1,4 @@
-"""edge-asr: transcribe | listen | devices | evaluate | models | g2p | graph | train | export.
+"""edge-asr: transcribe | listen | devices | evaluate | models | g2p | graph | train | export | compare.
 
 stdout is the transcript (or the report), stderr is status. Exit codes are those of edge_asr.errors; a file that fails
 is reported and the rest are still transcribed.
