@@ -4,9 +4,9 @@
 
 `pipe`: another process writes speech and pauses as a wav of unknown length into a pipe; `sparse`: a wav file of that
 length whose samples are a hole in the file; `flac`, `mp3`, `m4a`: a sentence a minute, in a file that is deleted at the
-end. All are decoded and resampled. `recognised`: the pipe again through the recogniser with
-greedy search, for `--recognise-hours`. Each runs in a process of its own. Growth is its largest
-resident set less that after its first minute of sound; CPU seconds are its own.
+end. All are decoded and resampled. `recognised`: the pipe again through the recogniser with greedy search, for
+`--recognise-hours`. Each runs in a process of its own. Growth is its largest resident set less that after its first
+minute of sound; CPU seconds are its own.
 """
 
 from __future__ import annotations
