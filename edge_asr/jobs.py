@@ -68,8 +68,9 @@ class Job:
         options = {name: value for name, value in self.recognition.items() if name not in SPEED_OPTIONS}
         model = find_model(options.pop("model"))
         grammar, graph = options.pop("grammar", None), options.pop("graph", None)
-        directories = [model, *([Path(graph)] if graph else _own_graph(model))]
-        return settings_id(options, directories, [Path(grammar)] if grammar else [], self.layout)
+        folders = [model, *([Path(graph)] if graph else _own_graph(model))]
+        folders = [folder for folder in folders if folder.is_dir()]  # what is missing is told when it is loaded
+        return settings_id(options, folders, [Path(grammar)] if grammar else [], self.layout)
 
     def described(self, n_files: int) -> str:
         """The model and how it is used, for people."""
@@ -86,7 +87,7 @@ class Job:
 
 def _own_graph(model: Path) -> list[Path]:
     relative = read_config(model).get("graph") if (model / CONFIG).is_file() else None
-    return [model / str(relative)] if relative and (model / str(relative)).is_dir() else []
+    return [model / str(relative)] if relative else []
 
 
 class Run:

@@ -293,6 +293,16 @@ def test_read_only_recordings_are_read(transcribe):
     assert transcribe("--output-dir", "out", "rec")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("flag", "error"),
+    [("--graph", errors.ModelNotFoundError), ("--grammar", errors.GrammarError), ("--model", errors.ModelNotFoundError)],
+)
+def test_a_model_graph_or_grammar_that_is_not_there_is_told(transcribe, flag, error):
+    code, out, err = transcribe(flag, "nowhere", "--output-dir", "out", "rec")
+    assert (code, out, tree("out")) == (error.exit_code, "", {})
+    assert "nowhere" in err
+
+
 def test_an_output_in_the_way_fails_its_recording_only(transcribe):
     os.makedirs("out/one.txt")
     code, _, err = transcribe("--output-dir", "out", "rec")
