@@ -48,8 +48,10 @@ SPEECH = (
 )
 word = st.builds(
     lambda text, gap, length: (text, gap, length),
-    st.text("abcdefghij'", min_size=1, max_size=14), st.floats(0, 2.5), st.floats(0.04, 1.5),
-)  # fmt: skip
+    st.text("abcdefghij'", min_size=1, max_size=14),
+    st.integers(0, 2_500).map(lambda ms: ms / 1000),
+    st.integers(40, 1_500).map(lambda ms: ms / 1000),
+)
 
 
 @st.composite
