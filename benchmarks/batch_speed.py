@@ -158,7 +158,8 @@ def breakdown(paths: list[str], options: dict[str, Any]) -> dict[str, Any]:
         def __iter__(self) -> Iterator[Any]:
             blocks = super().__iter__()
             following = clock.timed("input", lambda: next(blocks, None))
-            return iter(following, None)
+            while (block := following()) is not None:
+                yield block
 
     batch.AudioFile = Read
     recognizer = Recognizer(**{"chunk_ms": None, **options})
