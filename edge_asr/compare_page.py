@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from edge_asr.claims import FAILS, HOLDS, claims, notes, ns_per_mac
+from edge_asr.claims import FAILS, HOLDS, claims, notes, ns_per_mac, stale_notes, training_note
 from edge_asr.compare import as_markdown, cell, shown_figures
 from edge_asr.measured import CHUNKS_MS, Model
 from edge_asr.page import page, section, table_html
@@ -19,10 +19,10 @@ from edge_asr.plotting import COLOURS, FAINT, GRID, STYLE, as_svg, new_figure
 TITLE = "Encoders compared"
 SETS = (
     ("dev-clean", "dev-clean"),
-    ("dev-clean device graph", "… device graph"),
+    ("dev-clean device graph", "dev-clean,\ndevice graph"),
     ("dev-accent", "dev-accent"),
-    ("dev-commands with grammar", "commands, grammar"),
-    ("dev-digits with grammar", "digits, grammar"),
+    ("dev-commands with grammar", "commands,\ngrammar"),
+    ("dev-digits with grammar", "digits,\ngrammar"),
 )
 PARTS = (("weight", "weights"), ("state", "state"), ("activation", "activations"))
 LENGTHS_S = (0.0, 4.0, 8.0, 12.0, 18.0, 60.0)
@@ -59,7 +59,9 @@ def draw_chunks(ax: Axes, models: Sequence[Model]) -> None:
     """Word error rate by chunk on the clips that were measured at every chunk."""
     for model in models:
         rows = {ms: row for ms in CHUNKS_MS if "clip_errors" in (row := model.at_chunk(ms))}
-        step = max((row["every"] for row in rows.values()), default=1)
+        if len(rows) < 2:
+            continue
+        step = max(row["every"] for row in rows.values())
         rates = []
         for row in rows.values():
             errors, words = (np.array(row[f"clip_{key}"][:: step // row["every"]]) for key in ("errors", "words"))
@@ -268,6 +270,12 @@ def overview_svg(models: Sequence[Model]) -> str:
     return draw_all(models, [draw_words, PARETO_PLOTS[1], draw_intensity, draw_influence], 3.4)
 
 
+def _first_notes(models: Sequence[Model]) -> tuple[list[str], list[str]]:
+    """What must stand before the figures, and the rest."""
+    first = [note for note in (training_note(models), *stale_notes(models)) if note]
+    return first, [note for note in notes(models) if note not in first]
+
+
 def html_page(models: Sequence[Model]) -> str:
     found = shown_figures(models)
     rows, group = [], ""
@@ -282,11 +290,11 @@ def html_page(models: Sequence[Model]) -> str:
         f'<br>{escape(c.claim)}</p><ul class="faint">{"".join(f"<li>{escape(e)}</li>" for e in c.evidence)}</ul>'
         for c in claims(models)
     )
-    first, *rest = notes(models)
+    first, rest = _first_notes(models)
     return page(
         TITLE,
         [
-            f"<section><h1>{TITLE}</h1><p>{escape(first)}</p></section>",
+            f"<section><h1>{TITLE}</h1>{''.join(f'<p>{escape(note)}</p>' for note in first)}</section>",
             section("Words", draw_all(models, [draw_words], 3.6), draw_all(models, [draw_chunks, draw_lengths])),
             section("Words against cost", draw_all(models, PARETO_PLOTS)),
             section("Time and memory traffic", draw_all(models, [draw_latency, draw_pace, draw_bytes, draw_intensity])),
@@ -302,8 +310,14 @@ def html_page(models: Sequence[Model]) -> str:
 def markdown_page(models: Sequence[Model]) -> str:
     """README.md of the folder: the same without the interactive size."""
     lines = [f"# {TITLE}", "", "Written by `edge-asr compare --out`; all plots are in `index.html`.", ""]
-    first, *rest = notes(models)
-    lines += [first, "", "![words, cost and memory of the models](overview.svg)", "", as_markdown(models), ""]
+    first, rest = _first_notes(models)
+    lines += [
+        *(line for note in first for line in (note, "")),
+        "![words, cost and memory of the models](overview.svg)",
+        "",
+        as_markdown(models),
+        "",
+    ]
     lines += ["## Do the articles' claims hold here?", ""]
     for claim in claims(models):
         lines += [f"**{claim.title}: {claim.verdict}.** {claim.claim}", "", *(f"- {e}" for e in claim.evidence), ""]
