@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_asr.audio_source import Container, Source
-from edge_asr.audio_wav import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ
+from edge_asr.audio_wav import MAX_RATE_HZ, MIN_RATE_HZ
 from edge_asr.errors import AudioError, AudioFormatError, AudioTruncatedError, DependencyError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ MAX_FRAME_SAMPLES = 1 << 20  # of one channel in one packet; a claim of more is 
 MAX_GAP_S = 600.0  # a pause of a recording is filled with silence up to this; a longer one is a damaged time stamp
 # FFmpeg's own decoders of these refuse the frames that phones send while nobody speaks
 _WITH_PAUSES = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
+_MAX_CHANNELS = 64  # of libswresample
+_SAFE_PLANES = 7  # PyAV reads the planes of a frame up to the first null pointer; with eight there is none
 _DISCARD_ALL = 48  # AVDISCARD_ALL
 _MIN_GAP_S = 0.1  # less is jitter of time stamps
 _MAX_FILLED_S = 3_600.0  # in one file
@@ -52,6 +54,7 @@ class AvReader:
         self.damage: str | None = None
         self._name, self._kind = source.name, container.name
         self._n_bad = 0
+        self._packer: tuple[tuple[str, str, int], av.AudioResampler] | None = None
         try:
             self._container = av.open(source.as_file(), format=container.av, metadata_errors="ignore")
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:  # OSError: an offset led out of the file
@@ -117,23 +120,23 @@ class AvReader:
         times stay those of the whole file, as a player of its pictures counts them."""
         began_s = None if self._container.start_time is None else self._container.start_time / 1e6
         given_s = filled_s = 0.0
-        for frame in self._decoded():
-            rate_hz = frame.sample_rate
-            if frame.time is not None:
-                began_s = frame.time if began_s is None else began_s
-                gap_s = frame.time - began_s - given_s
+        for at_s, rate_hz, samples in self._decoded():
+            if at_s is not None:
+                began_s = at_s if began_s is None else began_s
+                gap_s = at_s - began_s - given_s
                 if _MIN_GAP_S < gap_s <= MAX_GAP_S and filled_s + gap_s <= _MAX_FILLED_S:
                     filled_s += gap_s
                     given_s += gap_s
-                    for silence in _silence(round(gap_s * rate_hz), frame.layout.nb_channels):
+                    for silence in _silence(round(gap_s * rate_hz), samples.shape[1]):
                         yield rate_hz, silence
                 elif abs(gap_s) > MAX_GAP_S:  # a damaged stamp: count on from here
-                    began_s = frame.time - given_s
-            given_s += frame.samples / rate_hz
-            yield rate_hz, _samples(frame)
+                    began_s = at_s - given_s
+            given_s += len(samples) / rate_hz
+            yield rate_hz, samples
 
-    def _decoded(self) -> Iterator[av.AudioFrame]:
-        """All frames that can be decoded; damaged packets are left out and told of."""
+    def _decoded(self) -> Iterator[tuple[float | None, int, np.ndarray]]:
+        """Time in seconds, rate and samples (n, channels) of all that can be decoded; damaged packets are left out
+        and told of."""
         import av
 
         last_s, first_bad_s = 0.0, 0.0
@@ -141,14 +144,14 @@ class AvReader:
             for packet in self._container.demux(self._stream):
                 try:
                     frames = self._decoder.decode(packet if packet.size else None)
-                except av.FFmpegError:
+                    decoded = [self._samples(frame) for frame in frames if self._is_sound(frame)]
+                except (av.FFmpegError, ValueError):  # ValueError: a kind of sample that numpy does not know
                     first_bad_s = first_bad_s if self._n_bad else last_s
                     self._n_bad += 1
                     continue
-                for frame in frames:
-                    if frame.samples > 0 and self._is_sound(frame):
-                        last_s = frame.time if frame.time is not None else last_s
-                        yield frame
+                for at_s, rate_hz, samples in decoded:
+                    last_s = last_s if at_s is None else at_s
+                    yield at_s, rate_hz, samples
         except (av.FFmpegError, OSError, ValueError) as error:
             self.damage = f"decoding stopped at {last_s:.1f} s: {_words(error)}"
         else:
@@ -158,7 +161,31 @@ class AvReader:
                 self.damage = f"ends at {last_s:.1f} s, its header promises {self.duration_s:.1f} s"
 
     def _is_sound(self, frame: av.AudioFrame) -> bool:
-        return MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ and 1 <= frame.layout.nb_channels <= MAX_CHANNELS
+        return (
+            frame.samples > 0
+            and MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ
+            and 1 <= frame.layout.nb_channels <= _MAX_CHANNELS
+        )
+
+    def _samples(self, frame: av.AudioFrame) -> tuple[float | None, int, np.ndarray]:
+        """Time, rate and samples (n, channels) of a frame, in float or signed integers."""
+        at_s, rate_hz, n_channels = frame.time, frame.sample_rate, frame.layout.nb_channels
+        if frame.format.is_planar and n_channels > _SAFE_PLANES:
+            frame = self._packed(frame)
+        array = frame.to_ndarray()  # (channels, n) where planar, else (1, n * channels)
+        samples = array.T if frame.format.is_planar else array.reshape(-1, n_channels)
+        return at_s, rate_hz, (samples ^ 0x80).view(np.int8) if samples.dtype == np.uint8 else samples
+
+    def _packed(self, frame: av.AudioFrame) -> av.AudioFrame:
+        """The frame interleaved, so that PyAV does not read beyond its planes."""
+        import av
+
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._packer is None or self._packer[0] != kind:
+            self._packer = (kind, av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate))
+        frame.pts = None  # or it would fill the pauses itself
+        (packed,) = self._packer[1].resample(frame)
+        return packed
 
     def _unreadable(self, error: Exception) -> AudioError:
         import av
@@ -170,14 +197,6 @@ class AvReader:
         return AudioFormatError(
             f"{self._name}: needs a sound {self._kind} file, is damaged or cut short ({_words(error)}); copy it again"
         )
-
-
-def _samples(frame: av.AudioFrame) -> np.ndarray:
-    """(n, channels) of a frame, in float or signed integers."""
-    array = frame.to_ndarray()  # (channels, n) where planar, else (1, n * channels)
-    n_channels = frame.layout.nb_channels
-    samples = array.T if frame.format.is_planar else array.reshape(-1, n_channels)
-    return (samples ^ 0x80).view(np.int8) if samples.dtype == np.uint8 else samples
 
 
 def _silence(n_samples: int, n_channels: int) -> Iterator[np.ndarray]:

@@ -110,6 +110,32 @@ def test_the_silence_that_phones_do_not_send_is_kept():
     assert len(samples) == pytest.approx(3 * RATE_HZ, abs=2_000)
 
 
+@pytest.mark.parametrize(("codec", "layout"), [("aac", "5.1"), ("aac", "7.1"), ("alac", "7.1(wide)")])
+def test_the_sound_of_cinemas_becomes_its_mean(codec, layout):
+    file = io.BytesIO()
+    with av.open(file, "w", format="ipod") as out:
+        stream = out.add_stream(codec, rate=RATE_HZ, layout=layout)
+        pcm = np.repeat((tone() * 32_767).astype(np.int16), stream.layout.nb_channels)
+        frame = av.AudioFrame.from_ndarray(pcm[None], "s16", layout)
+        frame.sample_rate = RATE_HZ
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    samples = load_audio(io.BytesIO(file.getvalue()))
+    assert strongest_hz(samples[2_000:14_000]) == pytest.approx(440, abs=2)
+
+
+def test_an_aac_of_45_channels_amid_one_of_one_is_no_crash():
+    """PyAV reads the planes of a frame up to a null pointer, which eight planes and more do not have."""
+    content = bytearray(FILES["aac"])
+    frames = [at for at in range(len(content) - 1) if content[at : at + 2] == b"\xff\xf1"]
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        damaged = bytearray(content)
+        for at in frames[3:]:
+            damaged[at + 7 : at + 12] = rng.bytes(5)  # the first element of a frame: a layout of any kind
+        load_audio(io.BytesIO(bytes(damaged)))
+
+
 def _video(begins_s: float | None) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as out:
