@@ -1,7 +1,8 @@
 """The true recogniser under real limits on this machine, beside the prediction.
 
 The child loads the libraries, notes what they take, limits its data segment (RLIMIT_DATA) to that plus what the device
-would let speech have, and then transcribes. A CPU quota comes from a cgroup where one can be made. What the host
+would let speech have, and then transcribes. A graph that is mapped lies outside the data segment; it is taken off the
+limit, with all its pages. A CPU quota comes from a cgroup where one can be made. What the host
 process takes is host memory with Python and x86 libraries in it: it is printed as such and never as device RAM.
 """
 
@@ -168,6 +169,16 @@ def status_bytes(key: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":")), 0)
 
 
+def mapped_graph_bytes() -> int:
+    """Size of the memory files that this process has mapped: a graph's, whether or not its pages were visited."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return 0
+    spans = [line.split()[0].split("-") for line in lines if "/memfd:graph" in line]
+    return sum(int(high, 16) - int(low, 16) for low, high in spans)
+
+
 def child_main() -> int:
     """The limited process: read the job, limit, transcribe, report as JSON lines."""
     job = json.loads(sys.stdin.read())
@@ -180,6 +191,10 @@ def child_main() -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
         recognizer = Recognizer(job["model"], precision=job["precision"], chunk_ms=job["chunk_ms"])
+        graph_bytes = mapped_graph_bytes()
+        if graph_bytes > job["allowance_bytes"]:
+            raise MemoryError
+        resource.setrlimit(resource.RLIMIT_DATA, (limit - graph_bytes, limit - graph_bytes))
         text = transcribe(recognizer, samples)
     except MemoryError:
         print(json.dumps({"refused": "out of memory"}), flush=True)
@@ -189,8 +204,8 @@ def child_main() -> int:
         return 1
     usage = resource.getrusage(resource.RUSAGE_SELF)
     report = {
-        "grown_bytes": status_bytes("VmData") - baseline,
-        "peak_rss_bytes": status_bytes("VmHWM"),
+        "grown_bytes": status_bytes("VmData") - baseline + graph_bytes,
+        "peak_rss_bytes": status_bytes("VmHWM") - status_bytes("RssShmem") + graph_bytes,
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "text": text,
     }
