@@ -28,6 +28,7 @@ EdgeAsrError                    1
 ├── TrainingError              60
 │   └── CheckpointError        61   a checkpoint is damaged or belongs to another configuration
 ├── ExportError                62   an exported model is not the model that was trained
+├── AlignmentError             63   a text and its audio cannot be laid beside each other
 └── SimulationError            70   a device profile or model that the simulator cannot run
 
 The number is the exit code of a command that ends with that error (`exit_code`). A command that met errors of
