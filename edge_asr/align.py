@@ -143,19 +143,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="manifest to write")
     parser.add_argument("--model", default="tcn-small", help="name of an installed model or path of a model folder")
     parser.add_argument("--lexicon", help="file of `word p1 p2 …` lines that replace CMUdict's")
+    parser.add_argument(
+        "--drop-below", type=float, default=0.0, metavar="SCORE", help="leave clips out whose `alignment` is lower"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     arguments = parser.parse_args(argv)
     clips = read_manifest(arguments.manifest)
     Aligner(arguments.model, arguments.lexicon)  # an error here is clearer than one in every worker
-    rows, failures = [], []
+    rows, failures, n_dropped = [], [], 0
     with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
         done = pool.map(_align_clip, clips, repeat(arguments.model), repeat(arguments.lexicon), chunksize=16)
         for clip, result in zip(clips, tqdm(done, total=len(clips), unit="clip")):
-            if isinstance(result, Alignment):
+            if isinstance(result, Alignment) and result.score < arguments.drop_below:
+                n_dropped += 1
+            elif isinstance(result, Alignment):
                 rows.append(row_of(clip, result, arguments.out.parent))
             else:
                 failures.append(result)
                 print(f"edge-asr: error: {clip.audio_filepath}: {result}", file=sys.stderr)
     save(arguments.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    print(f"edge-asr: aligned {len(rows)} of {len(clips)} clips into {arguments.out}", file=sys.stderr)
+    print(
+        f"edge-asr: aligned {len(rows)} of {len(clips)} clips into {arguments.out}; {n_dropped} were dropped, their "
+        f"alignment is below {arguments.drop_below}",
+        file=sys.stderr,
+    )
     return failures[0].exit_code if failures else 0

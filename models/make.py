@@ -1,11 +1,12 @@
-"""Make a shipped model from the manifests: train, export, measure, card.
+"""Make a shipped model from the manifests: align, train, export, measure, card.
 
     python models/make.py tcn-small SPEECH_DIR           # or: all
     python models/make.py all SPEECH_DIR --dry-run       # only print the commands
 
-SPEECH_DIR holds train.jsonl, dev-*.jsonl and noise/. The arguments of each model stand in models/recipes.toml. Every
-step goes on where it was stopped: a run resumes from its last checkpoint, a finished run is not trained again, and what
-was measured with the same encoder is kept. The graphs are built by models/build_graphs.py.
+SPEECH_DIR holds train.jsonl, dev-*.jsonl and noise/. A shipped model tells which pronunciation of each word was said,
+for all to train on. The arguments of each model stand in models/recipes.toml. Every step goes on where it was stopped:
+a run resumes from its last checkpoint, a finished run is not trained again, and what was measured with the same encoder
+is kept. The graphs are built by models/build_graphs.py.
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ from edge_asr.model_files import read_config
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "models" / "recipes.toml"
-STEPS = ("train", "export", "measure", "compare")
+STEPS = ("align", "train", "export", "measure", "compare")
+ALIGNED = "train-aligned.jsonl"  # in the folder of the runs
 Command = list[str]
 
 
 def read_recipes(path: Path = RECIPES) -> dict[str, dict[str, Any]]:
-    """Name of a model -> its tables `stages` (one dict of training arguments for each run), `export` and `decoder`."""
+    """Name of a model -> its tables `stages` (training arguments of each run), `align`, `export` and `decoder`."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     recipes = {}
     for name, own in tables["models"].items():
         own = dict(own)
         stages = own.pop("stages", [{}])
-        export, decoder = ({**tables[table], **own.pop(table, {})} for table in ("export", "decoder"))
+        align, export, decoder = ({**tables[t], **own.pop(t, {})} for t in ("align", "export", "decoder"))
         recipes[name] = {
             "stages": [merged(merged(tables["train"], own), stage) for stage in stages],
+            "align": align,
             "export": export,
             "decoder": decoder,
         }
@@ -67,13 +70,21 @@ def flags(arguments: Mapping[str, Any], prefix: str = "--") -> Command:
     return out
 
 
+def align_command(recipe: Mapping[str, Any], speech: Path, runs: Path) -> Command:
+    """The training manifest with the pronunciations that were said, and without clips that do not fit their text."""
+    return [
+        sys.executable, "-m", "edge_asr.cli", "align", "--manifest", str(speech / "train.jsonl"),
+        "--out", str(runs / ALIGNED), *flags(recipe["align"]),
+    ]  # fmt: skip
+
+
 def train_commands(name: str, recipe: Mapping[str, Any], speech: Path, runs: Path, n_processes: int) -> list[Command]:
     """One command for each stage; the last one's folder has the model's name."""
     program = [sys.executable, "-m", "edge_asr.train"]
     if n_processes > 1:
         program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}",
                    "-m", "edge_asr.train"]  # fmt: skip
-    data = {"manifest": speech / "train.jsonl", "dev": speech / "dev-clean.jsonl", "noise": speech / "noise"}
+    data = {"manifest": runs / ALIGNED, "dev": speech / "dev-clean.jsonl", "noise": speech / "noise"}
     n_stages = len(recipe["stages"])
     outs = [runs / (name if i == n_stages - 1 else f"{name}-{i + 1}") for i in range(n_stages)]
     commands = []
@@ -151,6 +162,9 @@ def main(argv: list[str] | None = None) -> int:
 def make(name: str, recipe: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     """Train and export one model."""
     speech, runs = arguments.speech.resolve(), arguments.runs.resolve()
+    if "align" in arguments.steps and not (runs / ALIGNED).is_file():
+        command = align_command(recipe, speech, runs)
+        print(shlex.join(command)) if arguments.dry_run else run(command)
     if "train" in arguments.steps:
         for command in train_commands(name, recipe, speech, runs, arguments.processes):
             print(shlex.join(command)) if arguments.dry_run else train(command)

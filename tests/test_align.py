@@ -63,6 +63,13 @@ def test_the_pronunciation_that_was_said_is_found_with_its_times(tmp_path, tone_
     assert all((out.parent / row["audio_filepath"]).is_file() for row in rows)
 
 
+def test_clips_that_do_not_fit_their_text_can_be_dropped(tmp_path, tone_model, manifest, capsys):
+    out = tmp_path / "aligned.jsonl"
+    main(["align", "--manifest", str(manifest), "--out", str(out), "--model", str(tone_model), "--drop-below", "0.999"])
+    assert out.read_text() == ""
+    assert "aligned 0 of 3 clips" in capsys.readouterr().err
+
+
 def test_a_text_that_was_not_said_scores_low(tone_model, manifest):
     aligner = Aligner(str(tone_model))
     clip = read_manifest(manifest)[0]
