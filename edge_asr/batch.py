@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, BinaryIO
 
 from edge_asr.audio import SAMPLE_RATE, AudioFile
+from edge_asr.engines import DEFAULT_BATCH
 from edge_asr.errors import EdgeAsrError, WorkerError
 from edge_asr.recognizer import Recognizer, Segment
 
-DEFAULT_STREAMS = 4  # more take memory for each and save hardly any time: a chunk of 2.56 s is a batch already
 TELL_S = 0.5  # between two words of a worker about how far it has come
 _N_AHEAD = 2  # files that a worker has waiting besides those in its lanes, so that it never waits for one
 
@@ -97,7 +97,7 @@ class _Lane:
 def transcribe_files(
     recognizer: Recognizer,
     sources: Iterable[Source],
-    n_streams: int = DEFAULT_STREAMS,
+    n_streams: int = DEFAULT_BATCH,
     on_heard: OnHeard | None = None,
 ) -> Iterator[FileResult]:
     """Results as files finish, in no certain order; `n_streams` files are open at a time.
@@ -149,7 +149,7 @@ def run_workers(
     options: Mapping[str, Any],
     sources: Iterable[Source],
     n_workers: int,
-    n_streams: int = DEFAULT_STREAMS,
+    n_streams: int = DEFAULT_BATCH,
     on_heard: OnHeard | None = None,
 ) -> Iterator[FileResult]:
     """`transcribe_files` in `n_workers` processes that share the graph's memory; `options` are those of Recognizer.

@@ -450,7 +450,8 @@ def test_every_recipe_is_a_run_that_the_trainer_takes_and_all_share_one_schedule
 def test_stages_start_from_one_another_and_override_the_schedule(make, tmp_path):
     path = tmp_path / "recipes.toml"
     path.write_text(
-        "[align]\nmodel = 'x'\n[train]\npasses = 5.0\naugment = { room = 0.1, noise = 0.2 }\n[export]\ngraph = 'g'\nexclude = ['a', 'b']\n"
+        "[align]\nmodel = 'x'\n"
+        "[train]\npasses = 5.0\naugment = { room = 0.1, noise = 0.2 }\n[export]\ngraph = 'g'\nexclude = ['a', 'b']\n"
         "[decoder]\nbeam = 9.0\n[models.m]\nencoder = 'tcn'\ndecoder = { beam = 7.0 }\n"
         "stages = [{}, { passes = 1.0, augment = { room = 0.0 } }]\n"
     )

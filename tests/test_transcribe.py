@@ -295,7 +295,11 @@ def test_read_only_recordings_are_read(transcribe):
 
 @pytest.mark.parametrize(
     ("flag", "error"),
-    [("--graph", errors.ModelNotFoundError), ("--grammar", errors.GrammarError), ("--model", errors.ModelNotFoundError)],
+    [
+        ("--graph", errors.ModelNotFoundError),
+        ("--grammar", errors.GrammarError),
+        ("--model", errors.ModelNotFoundError),
+    ],
 )
 def test_a_model_graph_or_grammar_that_is_not_there_is_told(transcribe, flag, error):
     code, out, err = transcribe(flag, "nowhere", "--output-dir", "out", "rec")
