@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from tones import speak
+from tqdm import tqdm
 
 from edge_asr import errors, outputs
 from edge_asr.cli import main
@@ -66,13 +68,19 @@ def n_lines(path) -> int:
         return 0
 
 
+def run_apart(arguments: list[str]) -> None:
+    """In a forked process; tqdm's lock is shared with the parent, and would stay taken where its holder is killed."""
+    tqdm.set_lock(threading.RLock())
+    main(arguments)
+
+
 def test_killed_at_random_moments_a_batch_ends_as_an_undisturbed_one(folder, arguments):
     assert main([*arguments, "--output-dir", "whole", "rec"]) == 0
     whole, rng = tree("whole"), random.Random(0)
     assert len(whole) == N_RECORDINGS * len(FORMATS)
     fork = multiprocessing.get_context("fork")
     for kill_after in (0, 1, 2, 4, 5, 7, 8, 10, 11, None):
-        process = fork.Process(target=main, args=([*arguments, "--output-dir", "out", "--resume", "rec"],))
+        process = fork.Process(target=run_apart, args=([*arguments, "--output-dir", "out", "--resume", "rec"],))
         process.start()
         if kill_after is not None:
             while n_lines("out") < kill_after and process.is_alive():
