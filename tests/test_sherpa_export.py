@@ -18,7 +18,7 @@ import soundfile
 from tones import LEXICON, TONE_S, speak
 
 from edge_asr.cli import main as edge_asr_main
-from edge_asr.endpoint import EndpointRules
+from edge_asr.endpoint import FRAME_S, EndpointRules
 from edge_asr.errors import ExportError, UsageError
 from edge_asr.recognizer import Recognizer
 from edge_asr.runtime import EncoderSession
@@ -109,7 +109,10 @@ def test_times_in_sherpa_onnx_are_late_by_the_lookahead_and_no_more(tone_model, 
     (segment,) = Recognizer(tone_model, decoder="greedy", endpoint=NEVER).transcribe(clip)
     lookahead_s = EncoderSession(tone_model / "encoder.onnx").info.lookahead_frames / 100
     result = recognise(exported, [clip])[0]
-    np.testing.assert_allclose(result.timestamps, [w.start + lookahead_s for w in segment.words], atol=1e-4)
+    late_s = np.array(result.timestamps) - [w.start + lookahead_s for w in segment.words]
+    assert np.all(
+        (late_s > -1e-4) & (late_s < FRAME_S + 1e-4)
+    )  # our words begin up to a frame before their first token
 
 
 def test_a_reset_of_sherpa_onnx_loses_no_token(exported):
