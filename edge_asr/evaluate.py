@@ -88,9 +88,7 @@ def recognise(recognizer: Recognizer, clip: Clip, path: Path) -> ClipResult:
         texts += [segment.text for segment in recognizer.finals(stream)]
         latencies.append(time.perf_counter() - began)
     text = " ".join(texts)
-    return ClipResult(
-        clip, text, word_errors(clip.text, text), len(samples) / SAMPLE_RATE, sum(latencies), latencies
-    )
+    return ClipResult(clip, text, word_errors(clip.text, text), len(samples) / SAMPLE_RATE, sum(latencies), latencies)
 
 
 def evaluate(

@@ -110,9 +110,7 @@ def test_times_in_sherpa_onnx_are_late_by_the_lookahead_and_no_more(tone_model, 
     lookahead_s = EncoderSession(tone_model / "encoder.onnx").info.lookahead_frames / 100
     result = recognise(exported, [clip])[0]
     late_s = np.array(result.timestamps) - [w.start + lookahead_s for w in segment.words]
-    assert np.all(
-        (late_s > -1e-4) & (late_s < FRAME_S + 1e-4)
-    )  # words begin up to a frame earlier
+    assert np.all((late_s > -1e-4) & (late_s < FRAME_S + 1e-4))  # words begin up to a frame earlier
 
 
 def test_a_reset_of_sherpa_onnx_loses_no_token(exported):
