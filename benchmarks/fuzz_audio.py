@@ -261,6 +261,8 @@ class Watch:
         hung = False
         try:
             while (line := _next_line(lines, worker.pid, has_file=running is not None)) is not None:
+                if not line.startswith("{"):  # a library's own words
+                    continue
                 told = json.loads(line)
                 if "growth_mb" in told:
                     self.growth_mb.append(told["growth_mb"])
@@ -324,6 +326,8 @@ def fuzz(arguments: argparse.Namespace) -> dict[str, object]:
         for thread in threads:
             thread.join()
     results = [result for watch in watches for result in watch.results]
+    if len(results) < arguments.files:
+        raise RuntimeError(f"{arguments.files - len(results)} files were not tried; see the error above")
     growth_mb = [growth for watch in watches for growth in watch.growth_mb]
     return {
         "files": len(results),

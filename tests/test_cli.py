@@ -1,5 +1,6 @@
 """The command line: text on stdout, status on stderr, an exit code for each kind of trouble."""
 
+import functools
 import json
 import os
 import shutil
@@ -315,7 +316,9 @@ def test_interrupting_leaves_with_130(tone_model, folder):
         for _ in range(600):
             file.write(np.concatenate([speak("one two three"), np.zeros(160_000, np.float32)])[:160_000])
     command = [sys.executable, "-m", "edge_asr.cli", "transcribe", "--model", str(tone_model), "long.flac"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background ignores it
+    with subprocess.Popen(command, preexec_fn=heeding, **pipes) as process:
         assert process.stdout.readline() == "one two three\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
