@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from edge_asr.errors import CheckpointError
+from edge_asr.model_files import read_config
 
 CHECKPOINT_FORMAT = 1
 SCHEDULE = (
     "passes", "batch_s", "muon_lr", "adam_lr", "weight_decay", "warm_up", "crf_from", "ctc_weight", "aux_weight",
-    "average_every_s", "ema", "best_of", "tokens",
+    "consistency_weight", "init_layers", "average_every_s", "ema", "best_of", "tokens",
 )  # fmt: skip
 MAX_ANCESTORS = 8  # runs that started from runs; a circle of names ends here
 
@@ -72,9 +73,22 @@ def training_record(checkpoint: Mapping[str, Any], n_ancestors: int = 0) -> dict
     }
     record["heard_h_in_all"] = record["heard_h"]
     if config.get("init"):
-        record["started_from"] = {"run": Path(config["init"]).parent.name}  # all that is known where it is gone
-        if Path(config["init"]).is_file() and n_ancestors < MAX_ANCESTORS:
-            earlier = training_record(load_checkpoint(config["init"]), n_ancestors + 1)
+        record["started_from"] = {"run": name_of(config["init"])}  # all that is known where it is gone
+        if earlier := _earlier_record(Path(config["init"]), n_ancestors):
             record["started_from"] |= earlier
             record["heard_h_in_all"] = round(record["heard_h"] + earlier["heard_h_in_all"], 1)
     return record
+
+
+def name_of(init: str) -> str:
+    """Of the run or model that `--init` names: a checkpoint's folder, or a model folder itself."""
+    return (Path(init).parent if Path(init).suffix else Path(init)).name
+
+
+def _earlier_record(init: Path, n_ancestors: int) -> dict[str, Any]:
+    """Empty where what a run started from is gone."""
+    if init.is_dir():
+        return read_config(init).get("training", {})
+    if init.is_file() and n_ancestors < MAX_ANCESTORS:
+        return training_record(load_checkpoint(init), n_ancestors + 1)
+    return {}

@@ -256,14 +256,21 @@ class FeatureSet:
         sample = self.features["dry"][:: max(1, len(self.features["dry"]) // 400_000)].astype(np.float32)
         self.mean, self.std = sample.mean(0), sample.std(0)
 
-    def draw(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """Features (T, 80) float32 of one clip, augmented unless the set has no augmentation."""
+    def draw(self, clip: Clip, rng: np.random.Generator, n_views: int = 1) -> list[np.ndarray]:
+        """Features (T, 80) float32 of one clip, augmented unless the set has no augmentation.
+
+        More than one view is the same speech at the same speed, all else drawn anew: frame t is the same sound in each.
+        """
+        speed = rng.uniform(*self.augment.speed) if self.augment else 1.0
+        return [self.view(clip, speed, rng) for _ in range(n_views)]
+
+    def view(self, clip: Clip, speed: float, rng: np.random.Generator) -> np.ndarray:
         config = self.augment
         variant = "room" if config and rng.random() < config.room else "dry"
         features = self.features[variant][clip.first_frame : clip.first_frame + clip.n_frames].astype(np.float32)
         if config is None:
             return features
-        features = resample_features(features, rng.uniform(*config.speed), rng.uniform(*config.warp))
+        features = resample_features(features, speed, rng.uniform(*config.warp))
         if self.noise is not None and rng.random() < config.noise:
             noise = self.noise[rng.integers(len(self.noise))]
             at = (rng.integers(NOISE_CLIP_FRAMES) + np.arange(len(features))) % NOISE_CLIP_FRAMES
@@ -301,9 +308,13 @@ class FeatureSet:
         for k in order[: len(order) // n_ranks * n_ranks][rank::n_ranks]:
             yield batches[k]
 
-    def collate(self, indices: list[int], targets: list[np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Draw and pad the clips of a batch; see the class for shapes."""
-        drawn = [self.draw(self.clips[i], rng) for i in indices]
+    def collate(
+        self, indices: list[int], targets: list[np.ndarray], rng: np.random.Generator, n_views: int = 1
+    ) -> dict[str, np.ndarray]:
+        """Draw and pad the clips of a batch; see the class for shapes. All first views come before all second ones."""
+        views = [self.draw(self.clips[i], rng, n_views) for i in indices]
+        drawn = [view[k] for k in range(n_views) for view in views]
+        indices = [*indices] * n_views
         n_frames = np.array([len(f) for f in drawn])
         x = np.empty((len(drawn), int(-(-n_frames.max() // 4) * 4), N_MEL), np.float32)
         x[:] = self.mean

@@ -31,7 +31,7 @@ from onnxruntime import quantization
 
 from edge_asr import features, sherpa_export
 from edge_asr.audio import load_audio
-from edge_asr.checkpoint import load_checkpoint, training_record
+from edge_asr.checkpoint import load_checkpoint, name_of, training_record
 from edge_asr.data import read_manifest
 from edge_asr.encoders import build
 from edge_asr.encoders.layers import SUBSAMPLING
@@ -62,7 +62,7 @@ def metadata_of(encoder: torch.nn.Module, checkpoint: dict[str, Any], name: str,
     config = checkpoint["config"]
     wanted = ("passes", "batch_s", "muon_lr", "adam_lr", "crf_from", "ctc_weight", "aux_weight", "seed", "augment")
     training = {key: config[key] for key in wanted}
-    training["init"] = Path(config.get("init", "")).parent.name
+    training["init"] = name_of(config.get("init", ""))
     training |= {
         "hours_heard": round(checkpoint["heard_s"] / 3600, 1),
         "steps": checkpoint["step"],

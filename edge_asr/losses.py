@@ -1,4 +1,6 @@
-"""What training minimises: CTC, CTC-CRF and intermediate CTC over batches run as one long chunk; and dev scores."""
+"""What training minimises: CTC, CTC-CRF, intermediate CTC and consistency, over batches run as one long chunk; and
+dev scores.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +51,30 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     return F.ctc_loss(log_probs.transpose(0, 1), batch.targets, lengths, batch.n_targets, blank=0, reduction="none")
 
 
+def consistency_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """How far two views of the same clips are from each other, summed over frames (CR-CTC, Yao et al. 2024).
+
+    log_probs (2N, T, V): all first views, then all second ones. Each view is drawn to the other as it stands:
+    Kullback–Leibler divergence both ways, no gradient through the one aimed at.
+    """
+    first, second = log_probs.chunk(2)
+    other = torch.cat([second, first]).detach()
+    inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.to(log_probs.device)[:, None]
+    return ((other.exp() * (other - log_probs)).sum(-1) * inside).sum()
+
+
 def total_loss(
     encoder: nn.Module,
     batch: Batch,
     crf: Trigram | None,
     ctc_weight: float,
     aux_weight: float,
+    consistency_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss per target token, and its parts for the log. crf: the trigram, or None before `crf_from`."""
+    """Loss per target token, and its parts for the log. crf: the trigram, or None before `crf_from`.
+
+    With consistency_weight the batch holds two views of each clip, see `FeatureSet.collate`.
+    """
     log_probs, aux, lengths = run_offline(encoder, batch, aux=aux_weight > 0)
     ctc = ctc_losses(log_probs, lengths, batch)
     fits = torch.isfinite(ctc)
@@ -67,6 +85,9 @@ def total_loss(
         log_z = torch.where(fits, log_partition(log_probs, lengths, *crf), 0).sum() / n_tokens
         loss = (1 + ctc_weight) * ctc + log_z
         parts["crf"] = float((ctc + log_z).detach())
+    if consistency_weight:
+        apart = consistency_loss(log_probs, lengths) / n_tokens
+        loss, parts["apart"] = loss + consistency_weight * apart, float(apart.detach())
     if aux is not None:
         aux_ctc = ctc_losses(aux, lengths, batch)
         loss = loss + aux_weight * torch.where(fits & torch.isfinite(aux_ctc), aux_ctc, 0).sum() / n_tokens

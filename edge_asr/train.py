@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,14 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from edge_asr.batches import BatchPlan, loader_of, target_ids
 from edge_asr.checkpoint import average_weights, load_checkpoint, save_checkpoint
 from edge_asr.corpora import resolve_manifest
 from edge_asr.crf import token_trigram
 from edge_asr.data import FeatureSet, prepare
 from edge_asr.encoders import SIZES, build, config_of
 from edge_asr.errors import CheckpointError, TrainingError
+from edge_asr.initial_weights import moved_layers, silence, weights_of
 from edge_asr.losses import dev_scores, to_batch, total_loss
 from edge_asr.machine import describe_machine
 from edge_asr.tokens import Lexicon, TokenTable
@@ -81,54 +82,6 @@ def learning_rate_factor(progress: float, warm_up: float) -> float:
     return min(progress / warm_up, (1 - progress) / (1 - warm_up)) if warm_up else 1 - progress
 
 
-# --- data ----------------------------------------------------------------------------------------------------------
-
-
-def target_ids(features: FeatureSet, lexicon: Lexicon, tokens: TokenTable) -> list[np.ndarray]:
-    """Token ids of each clip's text: the pronunciations that it names, else the first of every word."""
-    targets = []
-    for clip in features.clips:
-        said = [p.split() for p in clip.pronunciations] or (lexicon.pronunciations(w)[0] for w in clip.text.split())
-        targets.append(np.array([i for phones in said for i in tokens.ids(phones)], np.int64))
-    return targets
-
-
-class BatchPlan(torch.utils.data.Dataset):
-    """Batches of one pass from `first` on; each is drawn from its own seed, so that a resumed run repeats nothing."""
-
-    def __init__(
-        self,
-        features: FeatureSet,
-        targets: list[np.ndarray],
-        config: TrainConfig,
-        epoch: int,
-        first: int,
-        rank: int,
-        n_ranks: int,
-    ) -> None:
-        self.features, self.targets, self.seed = features, targets, (config.seed, epoch, rank)
-        if config.average_every_s:  # ranks of unequal speed: each hears all the data, in an order of its own
-            rng, rank, n_ranks = np.random.default_rng((config.seed, epoch, rank)), 0, 1
-        else:
-            rng = np.random.default_rng((config.seed, epoch))
-        self.plan = list(features.batches(targets, config.batch_s, rng, rank=rank, n_ranks=n_ranks))
-        self.first = first
-
-    def __len__(self) -> int:
-        return len(self.plan) - self.first
-
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng((*self.seed, self.first + i))
-        return self.features.collate(self.plan[self.first + i], self.targets, rng)
-
-
-def loader_of(plan: BatchPlan) -> Iterator[dict[str, np.ndarray]]:
-    """One worker process with one thread: torch operators beside the training threads would fight for the cores."""
-    return iter(
-        torch.utils.data.DataLoader(plan, batch_size=None, num_workers=1, prefetch_factor=6, collate_fn=lambda x: x)
-    )
-
-
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +119,7 @@ class Trainer:
         self.encoder = build(config.encoder, options).to(self.device)
         torch.manual_seed(config.seed + self.rank)
         if config.init:
-            self.start_from(load_checkpoint(config.init)["averaged"])
+            self.start_from(weights_of(config.init))
         self.encoder.layers[0].mean.copy_(torch.from_numpy(self.train_set.mean))
         self.encoder.layers[0].inverse_std.copy_(torch.from_numpy(1 / self.train_set.std))
         self.optimisers = make_optimisers(self.encoder, config)
@@ -222,8 +175,13 @@ class Trainer:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Copy the weights whose names and shapes agree with this encoder's."""
+        """Copy the weights whose names and shapes agree with this encoder's, layers as `init_layers` has them."""
         own = self.encoder.state_dict()
+        if self.config.init_layers:
+            weights = moved_layers(weights, self.config.init_layers, len(self.encoder.layers))
+            for layer, source in zip(self.encoder.layers, self.config.init_layers):
+                if source < 0:
+                    silence(layer)
         shared = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
         self.encoder.load_state_dict(shared, strict=False)
         self.say(f"started from {len(shared)} of {len(own)} weights of {self.config.init}")
@@ -254,7 +212,14 @@ class Trainer:
         batch = to_batch(arrays, self.device)
         crf = self.trigram if self.progress >= self.config.crf_from else None
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
-            loss, parts = total_loss(self.encoder, batch, crf, self.config.ctc_weight, self.config.aux_weight)
+            loss, parts = total_loss(
+                self.encoder,
+                batch,
+                crf,
+                self.config.ctc_weight,
+                self.config.aux_weight,
+                self.config.consistency_weight,
+            )
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -26,7 +26,8 @@ class TrainConfig:
     encoder_options: dict[str, Any] = field(default_factory=dict)
     lexicon: str = ""  # a file of `word p1 p2 …` lines that go before CMUdict and the grapheme-to-phoneme model
     tokens: str = "phones"  # or "characters"
-    init: str = ""  # a checkpoint whose weights to start from, where names and shapes agree
+    init: str = ""  # a checkpoint or model folder whose weights to start from, where names and shapes agree
+    init_layers: tuple[int, ...] = ()  # for each layer the one of `init` to start from, -1: a new one, silent at first
     passes: float = 20.0  # over the training data
     batch_s: float = 240.0  # padded seconds of audio per step and process
     muon_lr: float = 0.02
@@ -36,6 +37,7 @@ class TrainConfig:
     crf_from: float = 0.15  # CTC alone before, CTC-CRF after
     ctc_weight: float = 0.1  # of CTC beside CTC-CRF
     aux_weight: float = 0.3  # of the intermediate CTC
+    consistency_weight: float = 0.0  # of the distance between two views of each clip; 0: one view
     average_every_s: float = 0.0  # many processes: 0 averages gradients at each step, more averages weights so often
     ema: float = 0.998
     best_of: int = 3  # so many of the best dev passes are averaged
@@ -57,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
                 parser.add_argument(
                     f"--augment.{a.name}", type=type(a.default[0] if n else a.default), nargs=n, default=a.default
                 )
+        elif f.name == "init_layers":
+            parser.add_argument(flag, type=int, nargs="+", default=())
         elif f.name == "encoder_options":
             parser.add_argument(flag, type=json.loads, default={}, metavar="JSON")
         elif f.default is dataclasses.MISSING:
@@ -74,7 +78,8 @@ def config_from(arguments: argparse.Namespace) -> TrainConfig:
         if k.startswith("augment.")
     }
     config = TrainConfig(
-        **{k: v for k, v in values.items() if not k.startswith("augment.")}, augment=AugmentConfig(**augment)
+        **{k: tuple(v) if k == "init_layers" else v for k, v in values.items() if not k.startswith("augment.")},
+        augment=AugmentConfig(**augment),
     )
     if config.size not in SIZES or config.encoder not in SIZES[config.size]:
         raise UsageError(

@@ -15,11 +15,14 @@ import pytest
 import torch
 from torch import distributed
 
-from edge_asr.checkpoint import average_weights, load_checkpoint
+from edge_asr.batches import BatchPlan
+from edge_asr.checkpoint import average_weights, load_checkpoint, training_record
 from edge_asr.data import AugmentConfig, prepare
-from edge_asr.encoders import ENCODERS
-from edge_asr.errors import CheckpointError, EdgeAsrError, UsageError
-from edge_asr.export import export, linear_nodes, stream_all
+from edge_asr.encoders import ENCODERS, build
+from edge_asr.errors import CheckpointError, EdgeAsrError, TrainingError, UsageError
+from edge_asr.export import export, linear_nodes, load_encoder, stream_all
+from edge_asr.losses import consistency_loss
+from edge_asr.onnx_weights import shipped_weights
 from edge_asr.runtime import EncoderSession
 from edge_asr.train import Trainer, choose_precision, learning_rate_factor
 from edge_asr.train_config import TrainConfig, build_parser, config_from
@@ -200,6 +203,78 @@ def test_a_run_may_start_from_the_weights_of_another(tmp_path, cache):
     weights = started.encoder.state_dict()
     assert torch.equal(weights["layers.1.project.weight"], given["layers.1.project.weight"])
     assert "layers.3.qkv.weight" in weights  # what the other run did not have starts afresh
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_run_may_start_from_an_exported_model(tmp_path, cache, encoder):
+    final = Trainer(config_for(tmp_path / "first", cache, encoder, passes=1)).run()
+    export(final, tmp_path / "model", str(SAMPLES), n_clips=3, max_disagreement=100)
+    given = load_encoder(load_checkpoint(final)).state_dict()  # as exported: rounded to fp16
+    started = Trainer(config_for(tmp_path / "next", cache, encoder, init=str(tmp_path / "model"), passes=1))
+    weights = started.encoder.state_dict()
+    differing = {n for n, v in given.items() if not torch.allclose(weights[n], v, atol=1e-3)}  # two LSTM biases are one
+    assert {n.split(".")[0] for n in differing} <= {"aux_output"}  # for training only, not exported
+    record = training_record(load_checkpoint(started.run()))
+    assert record["started_from"]["run"] == "first"
+    assert record["heard_h_in_all"] == pytest.approx(2 * record["heard_h"], abs=0.11)
+
+
+def test_a_damaged_model_is_no_start(tmp_path, cache):
+    final = Trainer(config_for(tmp_path / "first", cache, passes=1)).run()
+    export(final, tmp_path / "model", str(SAMPLES), n_clips=3, max_disagreement=100)
+    model = onnx.load(tmp_path / "model" / "encoder.onnx")
+    node = next(n for n in model.graph.node if n.op_type == "MatMul")
+    node.name = "elsewhere"
+    onnx.save(model, tmp_path / "model" / "encoder.onnx")
+    with pytest.raises(CheckpointError, match=r"layers\.0\.project\.weight"):
+        shipped_weights(tmp_path / "model")
+
+
+def test_a_deeper_encoder_starts_as_the_one_it_grew_from(tmp_path, cache):
+    final = Trainer(config_for(tmp_path / "first", cache, passes=1)).run()
+    deeper = {"dim": 32, "dilations": (1, 4, 2, 1), "lookaheads": (1, 0, 2, 0)}
+    config = config_for(
+        tmp_path / "next", cache, encoder_options=deeper, init=str(final), init_layers=(0, 1, -1, 2, -1)
+    )
+    grown = Trainer(config)
+    small = build("tcn", load_checkpoint(final)["encoder_config"])
+    small.load_state_dict(load_checkpoint(final)["averaged"])
+    x = torch.randn(2, 64, 80)
+    before, after = (e.eval()(x, e.initial_state(2))[0] for e in (small, grown.encoder))
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
+    grown.run()
+    new = grown.encoder.state_dict()["layers.2.project.weight"]
+    assert new[: len(new) // 2].abs().max() > 0  # and learns
+    with pytest.raises(TrainingError, match="each of 5 layers"):
+        Trainer(replace(config, out=str(tmp_path / "short"), init_layers=(0, 1)))
+    with pytest.raises(TrainingError, match="have a Subsample"):
+        Trainer(replace(config, out=str(tmp_path / "first-new"), init_layers=(-1, 1, -1, 2, -1)))
+
+
+def test_two_views_of_a_clip_are_drawn_together(tmp_path, cache):
+    trainer = Trainer(config_for(tmp_path, cache, consistency_weight=0.5, passes=6))
+    arrays = BatchPlan(trainer.train_set, trainer.targets, trainer.config, 0, 0, 0, 1)[0]
+    n = len(arrays["x"]) // 2
+    for name in ("n_frames", "targets", "n_targets"):
+        np.testing.assert_array_equal(arrays[name][:n], arrays[name][n:])
+    assert not np.allclose(arrays["x"][:n], arrays["x"][n:])
+    assert trainer.step_on(arrays)["apart"] > 0
+
+
+def test_consistency_pulls_both_views_alike_and_ignores_padding():
+    logits = torch.randn(4, 6, 5, requires_grad=True)  # two clips, two views
+    lengths = torch.tensor([6, 3, 6, 3])
+    loss = consistency_loss(logits.log_softmax(-1), lengths)
+    loss.backward()
+    p = logits.detach().log_softmax(-1)
+    expected = sum(
+        (a.exp() * (a - b))[:n].sum() + (b.exp() * (b - a))[:n].sum() for a, b, n in zip(p[:2], p[2:], (6, 3))
+    )
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4)
+    assert not logits.grad[1, 3:].any()
+    torch.testing.assert_close(logits.grad[:2, 0], -logits.grad[2:, 0], atol=1e-5, rtol=1e-4)
+    same = torch.randn(1, 6, 5).log_softmax(-1)
+    assert float(consistency_loss(torch.cat([same, same]), torch.tensor([6, 6]))) == pytest.approx(0, abs=1e-5)
 
 
 def test_characters_are_selectable(tmp_path, cache):

@@ -34,6 +34,15 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "tcn": {"dim": 224},
         "attention": {"dim": 224},
     },
+    "base": {
+        "lstm": {"dim": 272, "hidden": 488, "n_layers": 3},
+        "tcn": {
+            "dim": 224,
+            "dilations": (1, 1, 2, 4, 1, 2, 4, 8, 1, 16, 2, 4, 8, 1, 16, 2),
+            "lookaheads": (1, 1, 2, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+        },
+        "attention": {"dim": 280},
+    },
 }
 
 
