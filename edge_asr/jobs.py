@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from edge_asr.engines import Engine, hear_one
 from edge_asr.errors import OutputError, OutputFullError, UsageError
 from edge_asr.model_files import CONFIG, find_model, read_config
 from edge_asr.outputs import OutputFolder, settings_id
-from edge_asr.progress import Progress, Summary, say
+from edge_asr.progress import Progress, Summary, above_bar, say
 from edge_asr.sources import STANDARD_INPUT, Failure, Recording, find_recordings, shown
 from edge_asr.subtitles import Layout
 from edge_asr.writers import WRITERS, Transcript
@@ -259,7 +257,7 @@ def print_out(text: str) -> None:
     """To stdout, at once. Raises: OutputFullError, and BrokenPipeError where the reader has enough."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        with tqdm.external_write_mode(file=sys.stdout):
+        with above_bar(sys.stdout):
             sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stdout.flush()
     except BrokenPipeError:

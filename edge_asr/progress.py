@@ -10,15 +10,16 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Self, TextIO
 
 from edge_asr.errors import MIXED_FAILURES_EXIT_CODE, EdgeAsrError
 from edge_asr.sources import Failure, Recording, shown
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 N_NAMES = 5  # of failed recordings, for each kind of failure in the table
 DRAW_S = 0.1  # between two drawings of the bar
@@ -26,11 +27,17 @@ SETTLED_S = 1.0  # until a speed means something
 HOUR_S, MINUTE_S = 3_600, 60
 
 
+def above_bar(file: TextIO) -> AbstractContextManager[None]:
+    """While this lasts a bar leaves the screen to what is written to `file`. No bar was imported: there is none."""
+    module = sys.modules.get("tqdm")
+    return nullcontext() if module is None else module.tqdm.external_write_mode(file=file)
+
+
 def say(message: str) -> None:
     """A line on stderr, above a bar if there is one."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     line = shown(f"edge-asr: {message}")  # file names may hold anything
-    with tqdm.external_write_mode(file=sys.stderr):
+    with above_bar(sys.stderr):
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr, flush=True)
 
 
@@ -83,12 +90,9 @@ class Progress:
         self._heard_s = self._done_s = 0.0
         self._began: float | None = None  # with the first audio: loading is not counted
         self._drawn = 0.0
-        tqdm.monitor_interval = 0  # its thread would be in the way of forked workers
-        self._bar = tqdm(
-            total=1.0, bar_format="{percentage:3.0f} %|{bar}| {desc}", leave=False, dynamic_ncols=True, delay=0.5,
-            disable=True if quiet else None, file=sys.stderr,
-        )  # fmt: skip
-        if not self._bar.disable:
+        self._bar: tqdm | None = None
+        if not quiet and sys.stderr.isatty():
+            self._bar = _new_bar()
             self._look(recordings)
 
     def _look(self, recordings: list[Recording]) -> None:
@@ -112,11 +116,11 @@ class Progress:
         now = time.monotonic()
         if self._began is None:
             self._began = now
-        if not self._bar.disable and now - self._drawn > DRAW_S:
+        if self._bar is not None and now - self._drawn > DRAW_S:
             self._drawn = now
-            self._draw(now - self._began)
+            self._draw(self._bar, now - self._began)
 
-    def _draw(self, elapsed_s: float) -> None:
+    def _draw(self, bar: tqdm, elapsed_s: float) -> None:
         heard_s = max(self._heard_s, self._done_s)  # not every engine tells what it hears
         left_s = self._estimate.seconds_left
         whole_s = None if left_s is None else max(heard_s, self._done_s + left_s)
@@ -125,24 +129,35 @@ class Progress:
         if heard_s and elapsed_s > SETTLED_S:
             parts.append(f"{heard_s / elapsed_s:.1f} × real time")
             if whole_s is not None:
-                parts.append(f"ETA {tqdm.format_interval((whole_s - heard_s) * elapsed_s / heard_s)}")
+                parts.append(f"ETA {bar.format_interval((whole_s - heard_s) * elapsed_s / heard_s)}")
         if self._n_failed:
             parts.append(f"{self._n_failed} failed")
-        self._bar.set_description_str(", ".join(parts), refresh=False)
+        bar.set_description_str(", ".join(parts), refresh=False)
         share = self._n_done / self._n_files if whole_s is None else heard_s / max(whole_s, 1e-9)
-        self._bar.n = min(1.0, share)
-        self._bar.refresh()
+        bar.n = min(1.0, share)
+        bar.refresh()
 
     def close(self) -> None:
-        if self._drawn:
-            self._bar.clear()
-        self._bar.close()
+        if self._bar is not None:
+            if self._drawn:
+                self._bar.clear()
+            self._bar.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _new_bar() -> tqdm:
+    from tqdm import tqdm  # a tenth of the time that starting takes, which a batch without a terminal need not wait for
+
+    tqdm.monitor_interval = 0  # its thread would be in the way of forked workers
+    return tqdm(
+        total=1.0, bar_format="{percentage:3.0f} %|{bar}| {desc}", leave=False, dynamic_ncols=True, delay=0.5,
+        file=sys.stderr,
+    )  # fmt: skip
 
 
 @dataclass
