@@ -16,11 +16,11 @@ import numpy as np
 
 from edge_asr.audio import SAMPLE_RATE, load_audio
 from edge_asr.errors import ManifestError
-from edge_asr.features import HIGH_HZ, LOW_HZ, N_MEL, fbank
+from edge_asr.features import HIGH_HZ, LOW_HZ, N_MEL, SILENCE, fbank
 
 VARIANTS = ("dry", "room")
 N_ROOMS = 256
-FLOOR = (-15.94, -12.5)  # log power of digital silence in a band, and of what a codec leaves there
+FLOOR = (SILENCE, -12.5)  # log power of digital silence in a band, and of what a codec leaves there
 NOISE_CLIP_FRAMES = 500  # 5 s, the length of an ESC-10 clip
 
 
@@ -234,7 +234,7 @@ def mask_features(features: np.ndarray, config: AugmentConfig, fill: np.ndarray,
 class FeatureSet:
     """Clips of a prepared cache with their token sequences; draws augmented batches.
 
-    targets: one token-id array per clip. Arrays in a batch: x (N, T, 80) float32 padded with the mean, n_frames (N,),
+    targets: one token-id array per clip. Arrays in a batch: x (N, T, 80) float32 padded with silence, n_frames (N,),
     targets (N, U) int64 padded with 0, n_targets (N,).
     """
 
@@ -316,8 +316,7 @@ class FeatureSet:
         drawn = [view[k] for k in range(n_views) for view in views]
         indices = [*indices] * n_views
         n_frames = np.array([len(f) for f in drawn])
-        x = np.empty((len(drawn), int(-(-n_frames.max() // 4) * 4), N_MEL), np.float32)
-        x[:] = self.mean
+        x = np.full((len(drawn), int(-(-n_frames.max() // 4) * 4), N_MEL), SILENCE, np.float32)
         for row, features in zip(x, drawn):
             row[: len(features)] = features
         n_targets = np.array([len(targets[i]) for i in indices])

@@ -78,7 +78,6 @@ def metadata_of(encoder: torch.nn.Module, checkpoint: dict[str, Any], name: str,
         "chunk_frames": str(encoder.chunk_frames),
         "max_chunk_frames": str(encoder.max_chunk_frames),
         "lookahead_frames": str(encoder.lookahead_frames),
-        "pad_features": json.dumps([round(float(v), 5) for v in encoder.layers[0].mean]),
         "tokens_sha256": tokens.sha256,
         "training": json.dumps(training),
         "wer": "{}",
@@ -248,7 +247,8 @@ def stream_all(session: EncoderSession, frames: np.ndarray, chunk_frames: int) -
 def verify_fp32(encoder: torch.nn.Module, session: EncoderSession, frames: np.ndarray) -> float:
     """Largest difference between torch in one chunk and ONNX streamed; raises ExportError above TOLERANCE."""
     n_out = -(-len(frames) // SUBSAMPLING)
-    tail = np.tile(session.info.pad_features, (n_out * SUBSAMPLING - len(frames) + encoder.lookahead_frames, 1))
+    n_tail = n_out * SUBSAMPLING - len(frames) + encoder.lookahead_frames
+    tail = np.full((n_tail, features.N_MEL), features.SILENCE)
     x = torch.from_numpy(np.concatenate([frames, tail]).astype(np.float32))[None]
     with torch.inference_mode():
         whole = encoder(x, encoder.initial_state(1))[0][0, encoder.lookahead_frames // SUBSAMPLING :].numpy()

@@ -24,6 +24,7 @@ HIGH_HZ = -400  # below the Nyquist frequency: 7600 Hz
 PREEMPHASIS = 0.97
 WINDOW = "povey"
 FLOOR = np.finfo(np.float32).eps  # of a band's energy
+SILENCE = float(np.log(FLOOR))  # each band of digital silence: what follows the end of an utterance
 BLOCK_FRAMES = 32  # in one matrix product, always as many: with fewer rows it may round otherwise
 
 PARAMETERS: dict[str, object] = {

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from edge_asr.crf import log_partition
 from edge_asr.data import FeatureSet
 from edge_asr.encoders.layers import SUBSAMPLING
+from edge_asr.features import SILENCE
 
 Trigram = tuple[np.ndarray, np.ndarray]  # of tokens, as crf.token_trigram gives it
 
@@ -36,8 +37,8 @@ def run_offline(encoder: nn.Module, batch: Batch, aux: bool) -> tuple[Tensor, Te
     """One long chunk: undelayed log-probabilities (N, T/4, V), those of the intermediate output, lengths (N,)."""
     n_out = batch.x.shape[1] // SUBSAMPLING
     x = batch.x
-    if encoder.lookahead_frames:  # the tail that the runtime feeds as well: rows of the mean
-        x = torch.cat([x, encoder.layers[0].mean.expand(len(x), encoder.lookahead_frames, -1)], 1)
+    if encoder.lookahead_frames:  # the tail that the runtime feeds as well
+        x = F.pad(x, (0, 0, 0, encoder.lookahead_frames), value=SILENCE)
     y, aux_y, _ = encoder.forward_with_aux(x, encoder.initial_state(len(x)), aux=aux)
     late = encoder.lookahead_frames // SUBSAMPLING
     if aux_y is not None:

@@ -7,9 +7,8 @@ stream of T feature frames gives exactly ceil(T / 4) vectors, whatever the chunk
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +17,18 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from edge_asr.errors import ModelDamagedError, ModelNotFoundError, StreamError, UsageError
+from edge_asr.features import N_MEL, SILENCE
 
 FRAME_SHIFT_MS = 10  # of the features
 REQUIRED_METADATA = (
     "model_name", "encoder", "sample_rate", "subsampling", "chunk_frames", "max_chunk_frames", "lookahead_frames",
-    "pad_features", "tokens_sha256",
+    "tokens_sha256",
 )  # fmt: skip
 ORT_ERRORS = (
     ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf,
     ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.RuntimeException,
 )  # fmt: skip
+MAX_STEP_FRAMES = 1_024  # of all streams of a step: more leave the cache, take memory and save no time
 _LOG_ERRORS_ONLY = 3
 
 States = list[np.ndarray]
@@ -44,7 +45,6 @@ class EncoderInfo:
     chunk_frames: int  # default chunk
     max_chunk_frames: int  # 0: no limit
     lookahead_frames: int
-    pad_features: np.ndarray  # (n_features,) float32, one frame of silence
     tokens_sha256: str
     metadata: Mapping[str, str]
 
@@ -135,13 +135,13 @@ class EncoderStream:
         self._n_accepted += len(features)
 
     def finish(self) -> None:
-        """No more features will come: pad so that the vectors still inside come out."""
+        """No more features will come: silence follows, so that the vectors still inside come out."""
         if self._finished:
             return
         self._finished = True
         if self._n_accepted:
             n_pad = -self._n_accepted % self._info.subsampling + self._info.lookahead_frames
-            self._append(np.tile(self._info.pad_features, (n_pad, 1)))
+            self._append(np.full((n_pad, N_MEL), SILENCE, np.float32))
 
     @property
     def n_ready_frames(self) -> int:
@@ -172,13 +172,9 @@ class EncoderStream:
 
 
 def advance(session: EncoderSession, streams: Sequence[EncoderStream]) -> list[np.ndarray]:
-    """One step of every stream that is ready, those of equal chunk in one batch → (U, V) for each, maybe U = 0."""
+    """One step of every stream that is ready, those of equal chunk in batches → (U, V) for each, maybe U = 0."""
     emissions = [np.zeros((0, session.n_tokens), np.float32) for _ in streams]
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for i, stream in enumerate(streams):
-        if stream.n_ready_frames:
-            by_length[stream.n_ready_frames].append(i)
-    for members in by_length.values():
+    for members in _batches([stream.n_ready_frames for stream in streams]):
         if len(members) == 1:
             stream = streams[members[0]]
             log_probs, states = session.step(stream.take(), stream.states)
@@ -190,6 +186,17 @@ def advance(session: EncoderSession, streams: Sequence[EncoderStream]) -> list[n
         for row, i in enumerate(members):
             emissions[i] = streams[i].give(log_probs[row], [state[row : row + 1] for state in states])
     return emissions
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Positions of equal lengths above 0, together at most MAX_STEP_FRAMES long."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for i, length in enumerate(lengths):
+        if length:
+            by_length[length].append(i)
+    for length, members in by_length.items():
+        n = max(1, MAX_STEP_FRAMES // length)
+        yield from (members[first : first + n] for first in range(0, len(members), n))
 
 
 def check_chunk_frames(info: EncoderInfo, chunk_frames: int) -> int:
@@ -241,7 +248,6 @@ def _read_info(path: Path, metadata: Mapping[str, str]) -> EncoderInfo:
             chunk_frames=int(metadata["chunk_frames"]),
             max_chunk_frames=int(metadata["max_chunk_frames"]),
             lookahead_frames=int(metadata["lookahead_frames"]),
-            pad_features=np.array(json.loads(metadata["pad_features"]), np.float32),
             tokens_sha256=metadata["tokens_sha256"],
             metadata=dict(metadata),
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_asr.errors import LexiconError, ModelDamagedError, ModelNotFoundError, StreamError, UsageError
-from edge_asr.features import N_MEL, SAMPLE_RATE
+from edge_asr.features import N_MEL, SAMPLE_RATE, SILENCE
 from edge_asr.model_files import DEFAULT_MODEL, ModelFiles, Precision, is_sherpa_folder
 from edge_asr.runtime import ORT_ERRORS, EncoderInfo, EncoderSession, States, load_onnx
 from edge_asr.tokens import BLANK, WORD_START, TokenTable
@@ -35,7 +35,6 @@ BLANKS = (BLANK, "<eps>", "<blank>")
 EMBED_STATE = (128, 3, 19)
 CACHES = ("cached_key", "cached_nonlin_attn", "cached_val1", "cached_val2", "cached_conv1", "cached_conv2")
 TAIL_FRAMES = 66  # silence at the end of a stream, as sherpa-onnx's examples append it: these models speak late
-SILENCE = float(np.log(np.finfo(np.float32).eps))  # what the filter bank makes of zero samples
 ONLY = "of sherpa-onnx's models only the streaming zipformer2-ctc layout is supported"
 
 
@@ -122,7 +121,6 @@ class ZipformerSession:
             chunk_frames=self.layout.chunk_frames,
             max_chunk_frames=self.layout.chunk_frames,
             lookahead_frames=self.layout.window_frames - self.layout.chunk_frames + self.delay_frames,
-            pad_features=np.full(N_MEL, SILENCE, np.float32),
             tokens_sha256=tokens.sha256,
             metadata=metadata,
         )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tones import LEXICON, LOOKAHEAD_FRAMES, PHONES, speak, write_tone_encoder
 
 from edge_asr.errors import ModelDamagedError, ModelNotFoundError, StreamError, UsageError
-from edge_asr.features import fbank
+from edge_asr.features import SILENCE, fbank
 from edge_asr.runtime import EncoderSession, EncoderStream, advance
 
 FEATURES = fbank(speak("one two three four five"))
@@ -32,7 +32,7 @@ def run(session: EncoderSession, stream: EncoderStream, pieces: list[np.ndarray]
 
 def offline(session: EncoderSession, features: np.ndarray) -> np.ndarray:
     """One long chunk by hand: pad the last group, add the look-ahead, drop the delay."""
-    pad = np.tile(session.info.pad_features, (-len(features) % 4 + LOOKAHEAD_FRAMES, 1))
+    pad = np.full((-len(features) % 4 + LOOKAHEAD_FRAMES, 80), SILENCE, np.float32)
     log_probs, _ = session.step(np.concatenate([features, pad])[None], session.initial_states())
     return log_probs[0, LOOKAHEAD_FRAMES // 4 :]
 
@@ -118,7 +118,7 @@ def test_a_truncated_encoder_is_named(tmp_path, tone_encoder, keep):
         EncoderSession(path)
 
 
-@pytest.mark.parametrize(("key", "value"), [("lookahead_frames", ""), ("pad_features", "[1, 2"), ("subsampling", "x")])
+@pytest.mark.parametrize(("key", "value"), [("lookahead_frames", ""), ("chunk_frames", "[1, 2"), ("subsampling", "x")])
 def test_metadata_that_lack_or_lie_are_named(tmp_path, key, value):
     write_tone_encoder(tmp_path / "encoder.onnx", **{key: value})
     with pytest.raises(ModelDamagedError, match="metadata"):

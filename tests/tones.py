@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_asr.features import N_MEL, fbank
+from edge_asr.features import N_MEL
 from edge_asr.graph import build_lm_graph, save_graph
 from edge_asr.model_files import seal
 from edge_asr.ngram import estimate
@@ -117,11 +117,10 @@ def write_tone_encoder(path: Path, **changed_metadata: str) -> None:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    silence = fbank(1e-4 * np.random.default_rng(0).standard_normal(1_600).astype(np.float32))[5]
     metadata = {
         "model_name": "tones", "encoder": "tones", "config": "{}", "feature": "{}", "sample_rate": "16000",
         "subsampling": "4", "chunk_frames": "32", "max_chunk_frames": "0", "lookahead_frames": str(LOOKAHEAD_FRAMES),
-        "pad_features": json.dumps(silence.tolist()), "tokens_sha256": PHONES.sha256, "training": "{}", "wer": "{}",
+        "tokens_sha256": PHONES.sha256, "training": "{}", "wer": "{}",
         **changed_metadata,
     }  # fmt: skip
     for key, value in metadata.items():

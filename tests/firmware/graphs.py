@@ -1,6 +1,5 @@
 """Small ONNX graphs with known costs, for the tests of this folder."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +181,7 @@ def model_directory(folder: Path, fp32: onnx.ModelProto, int8: onnx.ModelProto) 
     folder.mkdir()
     tokens = TokenTable(["<blk>", *(f"P{i}" for i in range(1, 40))])
     tokens.save(folder / "tokens.txt")
-    extra = {"tokens_sha256": tokens.sha256, "pad_features": json.dumps([0.0] * 80), "model_name": folder.name}
+    extra = {"tokens_sha256": tokens.sha256, "model_name": folder.name}
     for model, name in ((fp32, "encoder.onnx"), (int8, "encoder.int8.onnx")):
         entries = {e.key: e.value for e in model.metadata_props} | extra
         helper.set_model_props(model, entries)
