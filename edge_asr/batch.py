@@ -6,6 +6,7 @@ alone, and what is in memory does not depend on how long or how many the files a
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from edge_asr.errors import EdgeAsrError, WorkerError
 from edge_asr.recognizer import Recognizer, Segment
 
 TELL_S = 0.5  # between two words of a worker about how far it has come
+READ_MS = 2_560  # of a file at a time: whole blocks of the filter bank, and Python's part is a fifth of that for 0.5 s
 _N_AHEAD = 2  # files that a worker has waiting besides those in its lanes, so that it never waits for one
 
 Source = str | os.PathLike[str] | BinaryIO
@@ -54,7 +56,7 @@ class _Lane:
     def __init__(self, recognizer: Recognizer, number: int, source: Source) -> None:
         self.number = number
         self.source = source
-        self.stream = recognizer.create_stream()
+        self.stream = recognizer.create_stream(whole_file=True)
         self.segments: list[Segment] = []
         self.error: EdgeAsrError | None = None
         self._audio: AudioFile | None = None
@@ -65,7 +67,7 @@ class _Lane:
         """Read until the encoder has a chunk or the file is at its end."""
         try:
             if self._audio is None:
-                self._audio = AudioFile(self.source)
+                self._audio = AudioFile(self.source, READ_MS)
                 self._blocks = iter(self._audio)
             while not self.stream.needs_encoding and not self.stream.is_over:
                 block = next(self._blocks, None)
@@ -152,27 +154,40 @@ def run_workers(
     n_streams: int = DEFAULT_BATCH,
     on_heard: OnHeard | None = None,
 ) -> Iterator[FileResult]:
-    """`transcribe_files` in `n_workers` processes that share the graph's memory; `options` are those of Recognizer.
+    """`transcribe_files` in `n_workers` processes that share model and graph; `options` are those of Recognizer.
 
     A file that kills its worker is found by trying the worker's files again, one at a time, and has a WorkerError.
     Sources must be paths where there is more than one worker. Raises what Recognizer does.
     """
     if n_workers <= 1:
         return transcribe_files(Recognizer(**options), sources, n_streams, on_heard)
-    return _Workers(Recognizer.shared_graph(options), sources, n_workers, n_streams).results(on_heard)
+    return _Workers(_shared(options), sources, n_workers, n_streams).results(on_heard)
+
+
+def _shared(options: Mapping[str, Any]) -> Callable[[], Recognizer]:
+    """What gives a process forked from this one its recognizer, of memory that all of them share.
+
+    The encoder's session with its threads would not survive the fork, so then only the graph is shared.
+    """
+    if options.get("n_threads", 1) > 1:
+        options = Recognizer.shared_graph(options)
+        return lambda: Recognizer(**options)
+    recognizer = Recognizer(**options)
+    gc.freeze()  # or the collector of every process would write to, and so copy, all that was loaded
+    return lambda: recognizer
 
 
 class _Worker:
     """A forked process, our end of its pipe, and the files that it has."""
 
-    def __init__(self, options: Mapping[str, Any], n_streams: int, others: list[Connection]) -> None:
-        context = multiprocessing.get_context("fork")  # so that the graph's memory is shared
+    def __init__(self, recognizer: Callable[[], Recognizer], n_streams: int, others: list[Connection]) -> None:
+        context = multiprocessing.get_context("fork")  # so that memory is shared
         self.n_streams = n_streams
         self.files: dict[int, Source] = {}
         self.n_wanted = n_streams + (_N_AHEAD if n_streams > 1 else 0)
         self.connection, theirs = context.Pipe()
         inherited = [*others, self.connection]  # while a process holds them, the end of this one is not seen
-        self.process = context.Process(target=_work, args=(theirs, options, n_streams, inherited), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, recognizer, n_streams, inherited), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -185,8 +200,10 @@ class _Worker:
 class _Workers:
     """Hands out files to workers and gathers their results."""
 
-    def __init__(self, options: Mapping[str, Any], sources: Iterable[Source], n_workers: int, n_streams: int) -> None:
-        self._options = options
+    def __init__(
+        self, recognizer: Callable[[], Recognizer], sources: Iterable[Source], n_workers: int, n_streams: int
+    ) -> None:
+        self._recognizer = recognizer
         self._fresh = enumerate(sources)
         self._suspects: deque[tuple[int, Source]] = deque()  # were in a worker that died
         self._workers: list[_Worker] = []
@@ -218,7 +235,7 @@ class _Workers:
                 worker.stop()
 
     def _start(self, n_streams: int) -> _Worker:
-        worker = _Worker(self._options, n_streams, [w.connection for w in self._workers])
+        worker = _Worker(self._recognizer, n_streams, [w.connection for w in self._workers])
         self._workers.append(worker)
         return worker
 
@@ -260,7 +277,9 @@ def _death(source: Source, exit_code: int | None) -> str:
     )
 
 
-def _work(connection: Connection, options: Mapping[str, Any], n_streams: int, inherited: list[Connection]) -> None:
+def _work(
+    connection: Connection, recognizer: Callable[[], Recognizer], n_streams: int, inherited: list[Connection]
+) -> None:
     """A worker's life: files come through the pipe, results go back, the end of the pipe is the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, who then ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -277,7 +296,7 @@ def _work(connection: Connection, options: Mapping[str, Any], n_streams: int, in
 
     try:
         files = iter(connection.recv, None)
-        for number, result in _transcribe(Recognizer(**options), files, n_streams, tell):
+        for number, result in _transcribe(recognizer(), files, n_streams, tell):
             connection.send((number, replace(result, source="")))
     except EdgeAsrError as error:
         connection.send((None, error))

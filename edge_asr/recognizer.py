@@ -32,6 +32,7 @@ from edge_asr.zipformer import ZipformerStream, open_model, open_session
 
 DEFAULT_CHUNK_MS = 320
 RECORDING_CHUNK_MS = 2_560
+FILE_CHUNK_MS = 10_240  # of files whose text nobody waits for: most clips are one chunk, and long ones cost less
 SEARCH_VECTORS = 8  # vectors of 40 ms between two questions for an endpoint: 320 ms, whatever the chunk
 SEARCH_SETTINGS = ("beam", "max_active", "acoustic_scale", "word_cost", "blank_skip")
 
@@ -141,7 +142,8 @@ class Recognizer:
     model:      name of an installed model, or the path of a model folder, ours or a zipformer2-ctc of sherpa-onnx
     precision:  "int8" or "fp32"
     chunk_ms:   audio per encoder step, a multiple of 40; changes the latency, not the text. None is for recordings: as
-                large as the model takes, up to 2.56 s, which costs less. A model of sherpa-onnx has one of its own
+                large as the model takes, up to 2.56 s, which costs less, and 10.24 s of a batch of files. A model of
+                sherpa-onnx has one of its own
     decoder:    "graph" (lexicon and language model) or "greedy"; None takes the graph where the model has one
     grammar:    a file of phrases to listen for, instead of the model's own graph
     graph:      the folder of another graph, made by `edge-asr graph`, or one that `shared_graph` has loaded
@@ -177,8 +179,12 @@ class Recognizer:
         self.precision = precision
         if self.session.fixed_chunk_frames is not None:
             chunk_ms = self.session.fixed_chunk_frames * FRAME_SHIFT_MS
-        self.chunk_ms = _recording_chunk_ms(self.session.info) if chunk_ms is None else chunk_ms
-        self._chunk_frames = _chunk_frames(self.session.info, self.chunk_ms)
+        info = self.session.info
+        self.chunk_ms = _up_to(RECORDING_CHUNK_MS, info) if chunk_ms is None else chunk_ms
+        self._chunk_frames = _chunk_frames(info, self.chunk_ms)
+        self._file_chunk_frames = self._chunk_frames
+        if chunk_ms is None:
+            self._file_chunk_frames = _chunk_frames(info, _up_to(FILE_CHUNK_MS, info))
         self._tokens = files.tokens
         self._endpoint = Endpoint(endpoint)
         chosen = (beam, max_active, acoustic_scale, word_cost, blank_skip)
@@ -196,12 +202,14 @@ class Recognizer:
         graph = _choose_graph(files, **chosen, word_cost=word_cost)
         return {**options, "grammar": None, "graph": graph}
 
-    def create_stream(self) -> Stream:
+    def create_stream(self, whole_file: bool = False) -> Stream:
+        """whole_file: nobody waits for the first words, so chunks are longer where `chunk_ms` leaves them open."""
         if self.graph is None:
             decoder: Decoder = GreedyDecoder(self._tokens)
         else:
             decoder = GraphDecoder(self.graph, **self._search)
-        return Stream(self.session.create_stream(self._chunk_frames), decoder, self._features())
+        chunk_frames = self._file_chunk_frames if whole_file else self._chunk_frames
+        return Stream(self.session.create_stream(chunk_frames), decoder, self._features())
 
     def is_ready(self, stream: Stream) -> bool:
         """There is something to decode."""
@@ -301,9 +309,9 @@ class Recognizer:
             yield from self.stream(audio, partials=False)
 
 
-def _recording_chunk_ms(info: EncoderInfo) -> int:
+def _up_to(chunk_ms: int, info: EncoderInfo) -> int:
     limit_ms = info.max_chunk_frames * FRAME_SHIFT_MS
-    return min(RECORDING_CHUNK_MS, limit_ms) if limit_ms else RECORDING_CHUNK_MS
+    return min(chunk_ms, limit_ms) if limit_ms else chunk_ms
 
 
 def _chunk_frames(info: EncoderInfo, chunk_ms: int) -> int:
