@@ -54,7 +54,7 @@ def _mel_weights() -> np.ndarray:
     return weights.astype(np.float32)
 
 
-_POVEY = _povey_window()
+_POVEY_INSIDE = _povey_window()[1:]
 _MEL = _mel_weights()
 
 
@@ -96,10 +96,12 @@ class FbankStream:
 
     def _compute(self, n_frames: int) -> np.ndarray:
         """The next `n_frames` frames, whose samples must be there."""
+        strides = HOP_SAMPLES * self._kept.itemsize, self._kept.itemsize
+        inputs = as_strided(self._kept, (n_frames, FRAME_SAMPLES), strides)
         frames = np.empty((n_frames, N_MEL), np.float32)
         for first in range(0, n_frames, BLOCK_FRAMES):
-            block = frames[first : first + BLOCK_FRAMES]
-            block[:] = _log_mel(self._kept[first * HOP_SAMPLES :], len(block))
+            block = slice(first, first + BLOCK_FRAMES)
+            frames[block] = _log_mel(inputs[block])
         self._kept = self._kept[n_frames * HOP_SAMPLES :].copy()
         self._n_frames += n_frames
         return frames
@@ -157,21 +159,21 @@ class KaldiFbankStream:
 FEATURE_STREAMS: dict[str, type[FbankStream | KaldiFbankStream]] = {"numpy": FbankStream, "kaldi": KaldiFbankStream}
 
 
-def _log_mel(samples: np.ndarray, n_frames: int) -> np.ndarray:
-    """The first (n_frames, 80) of some samples, at most a block."""
-    samples = samples[: (n_frames - 1) * HOP_SAMPLES + FRAME_SAMPLES]
-    strides = HOP_SAMPLES * samples.itemsize, samples.itemsize
-    frames = as_strided(samples, (n_frames, FRAME_SAMPLES), strides)
-    frames = frames - frames.mean(axis=1, keepdims=True)
+def _log_mel(inputs: np.ndarray) -> np.ndarray:
+    """Frames of samples (n, 400), at most a block → (n, 80)."""
+    n_frames = len(inputs)
+    frames = inputs - np.add.reduce(inputs, axis=1, keepdims=True) / np.float32(FRAME_SAMPLES)
     windowed = np.zeros((n_frames, FFT_SAMPLES), np.float32)
     inside = windowed[:, 1:FRAME_SAMPLES]  # the window is 0 at a frame's first sample
     np.multiply(frames[:, :-1], np.float32(-PREEMPHASIS), out=inside)
     inside += frames[:, 1:]
-    inside *= _POVEY[1:]
-    spectrum = np.fft.rfft(windowed)
+    inside *= _POVEY_INSIDE
+    squares = np.fft.rfft(windowed).astype(np.complex64, copy=False).view(np.float32)
+    squares *= squares
     power = np.zeros((BLOCK_FRAMES, len(_MEL)), np.float32)
-    np.add(spectrum.real**2, spectrum.imag**2, out=power[:n_frames], casting="same_kind")
-    return np.log(np.maximum(power @ _MEL, FLOOR)[:n_frames])
+    np.add(squares[:, ::2], squares[:, 1::2], out=power[:n_frames])
+    energies = power @ _MEL
+    return np.log(np.maximum(energies, FLOOR, out=energies), out=energies)[:n_frames]
 
 
 def fbank(samples: np.ndarray) -> np.ndarray:
