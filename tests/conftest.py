@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from recordings import write_recordings
 from tones import write_tone_encoder, write_tone_model
+
+from edge_asr.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +24,23 @@ def tone_model(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tones"
     write_tone_model(directory)
     return directory
+
+
+@pytest.fixture
+def recordings(tmp_path, monkeypatch) -> Path:
+    """The current folder; rec/ holds recordings to transcribe."""
+    monkeypatch.chdir(tmp_path)
+    write_recordings(Path("rec"))
+    return tmp_path
+
+
+@pytest.fixture
+def transcribe(tone_model, folder, capsys):
+    """`edge-asr transcribe` in the test file's own `folder`: exit code, standard output, standard error."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        code = main(["transcribe", "--model", str(tone_model), *map(str, arguments)])
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run

@@ -29,16 +29,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def transcribe(tone_model, folder, capsys):
-    def run(*arguments) -> tuple[int, str, str]:
-        code = main(["transcribe", "--model", str(tone_model), *map(str, arguments)])
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return run
-
-
 def test_text_goes_to_stdout_and_figures_to_stderr(transcribe):
     code, out, err = transcribe("good.wav")
     assert (code, out) == (0, "turn on the light\n")

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-import soundfile
-from tones import speak
+from recordings import N_RECORDINGS, tree
 
 import edge_asr
 from edge_asr.errors import AudioEmptyError, ModelDamagedError, UsageError, WorkerError
@@ -24,8 +23,6 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install 'edge-asr[ray]'"),
     pytest.mark.filterwarnings("ignore"),  # Ray leaves files and processes to the garbage collector
 ]
-N_RECORDINGS = 10
-SAID = ("one", "two three", "four", "five one two")
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +34,6 @@ def cluster():
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
     gc.collect()  # here, where its warnings are expected
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for i in range(N_RECORDINGS):
-        path = Path("rec") / ("deep" if i % 3 == 0 else "") / f"{i}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, speak(SAID[i % len(SAID)]), 16_000)
-    return tmp_path
-
-
-def tree(path) -> dict[str, bytes]:
-    files = (p for p in Path(path).rglob("*") if p.is_file() and ".edge-asr" not in p.parts)
-    return {str(p.relative_to(path)): p.read_bytes() for p in files}
 
 
 def journal(path) -> list[str]:
@@ -67,15 +49,15 @@ def transcribe(model, output_dir, path="rec", **options) -> Summary:
     return edge_asr.transcribe_files(path, model=model, output_dir=output_dir, **chosen)
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(tone_model, folder):
+def test_a_cluster_that_is_not_there_is_told_at_once(tone_model, recordings):
     with pytest.raises(WorkerError, match="cannot reach it"):
         transcribe(tone_model, "out", ray_address="127.0.0.1:1")
     with pytest.raises(UsageError, match="HOST:PORT"):
         transcribe(tone_model, "out", ray_address="ray://127.0.0.1:10001")
 
 
-def test_a_cluster_writes_the_same_files_as_one_machine_and_resumes(cluster, tone_model, folder):
-    (folder / "rec" / "empty.wav").touch()
+def test_a_cluster_writes_the_same_files_as_one_machine_and_resumes(cluster, tone_model, recordings):
+    (recordings / "rec" / "empty.wav").touch()
     transcribe(tone_model, "local", engine="local", workers=1)
     summary = transcribe(tone_model, "out")
     assert (summary.n_done, [type(f.error) for f in summary.failures]) == (N_RECORDINGS, [AudioEmptyError])
@@ -86,7 +68,7 @@ def test_a_cluster_writes_the_same_files_as_one_machine_and_resumes(cluster, ton
     assert tree("out") == tree("local")
 
 
-def test_a_killed_batch_on_a_cluster_goes_on(cluster, tone_model, folder):
+def test_a_killed_batch_on_a_cluster_goes_on(cluster, tone_model, recordings):
     command = [
         sys.executable, "-W", "ignore", "-m", "edge_asr.cli", "transcribe", "rec", "--model", str(tone_model),
         "--engine", "ray", "--ray-address", cluster, "--workers", "1", "--batch-size", "1", "--output-dir", "out",
@@ -102,7 +84,7 @@ def test_a_killed_batch_on_a_cluster_goes_on(cluster, tone_model, folder):
     assert len(tree("out")) == len(set(journal("out"))) == len(journal("out")) == N_RECORDINGS
 
 
-def test_a_file_that_kills_its_worker_is_found_and_the_rest_is_done(cluster, tone_model, folder, monkeypatch):
+def test_a_file_that_kills_its_worker_is_found_and_the_rest_is_done(cluster, tone_model, recordings, monkeypatch):
     from edge_asr import ray_engine
 
     class Mortal(ray_engine._Worker):
@@ -130,9 +112,9 @@ def test_a_file_that_kills_its_worker_is_found_and_the_rest_is_done(cluster, ton
     assert summary.n_done == N_RECORDINGS
 
 
-def test_what_concerns_all_files_is_raised_as_on_one_machine(cluster, tone_model, folder):
+def test_what_concerns_all_files_is_raised_as_on_one_machine(cluster, tone_model, recordings):
     shutil.copytree(tone_model, "models/tones")
     shutil.copytree(tone_model / "../graphs", "models/graphs")
-    (folder / "models" / "tones" / "tokens.txt").write_text("damaged")
+    (recordings / "models" / "tones" / "tokens.txt").write_text("damaged")
     with pytest.raises(ModelDamagedError, match=r"tokens\.txt"):
         transcribe("models/tones", "out")

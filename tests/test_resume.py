@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from recordings import N_RECORDINGS, tree
 from tones import speak
 from tqdm import tqdm
 
@@ -28,28 +29,11 @@ from edge_asr.subtitles import Layout
 from edge_asr.writers import WRITERS, Transcript
 
 FORMATS = tuple(WRITERS)
-N_RECORDINGS = 12
-SAID = ("one", "two three", "four", "five one two")
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for i in range(N_RECORDINGS):
-        path = Path("rec") / ("deep" if i % 3 == 0 else "") / f"{i}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, speak(SAID[i % len(SAID)]), 16_000)
-    return tmp_path
 
 
 @pytest.fixture
 def arguments(tone_model):
     return ["transcribe", "--model", str(tone_model), "--output-format", "all", "--quiet", "--workers", "1"]
-
-
-def tree(path) -> dict[str, bytes]:
-    files = (p for p in Path(path).rglob("*") if p.is_file() and PRIVATE not in p.parts)
-    return {str(p.relative_to(path)): p.read_bytes() for p in files}
 
 
 def journal(path) -> list[str]:
@@ -74,7 +58,7 @@ def run_apart(arguments: list[str]) -> None:
     main(arguments)
 
 
-def test_killed_at_random_moments_a_batch_ends_as_an_undisturbed_one(folder, arguments):
+def test_killed_at_random_moments_a_batch_ends_as_an_undisturbed_one(recordings, arguments):
     assert main([*arguments, "--output-dir", "whole", "rec"]) == 0
     whole, rng = tree("whole"), random.Random(0)
     assert len(whole) == N_RECORDINGS * len(FORMATS)
@@ -96,7 +80,7 @@ def test_killed_at_random_moments_a_batch_ends_as_an_undisturbed_one(folder, arg
     assert [path.name for path in Path("out", PRIVATE).iterdir()] == [JOURNAL]
 
 
-def test_workers_of_a_killed_batch_end_and_the_next_goes_on(folder, arguments):
+def test_workers_of_a_killed_batch_end_and_the_next_goes_on(recordings, arguments):
     command = [sys.executable, "-m", "edge_asr.cli", *arguments, "--workers", "2", "--output-dir", "out", "--resume"]
     with subprocess.Popen([*command, "rec"], start_new_session=True) as process:
         while n_lines("out") < 3 and process.poll() is None:
@@ -116,7 +100,7 @@ def test_workers_of_a_killed_batch_end_and_the_next_goes_on(folder, arguments):
     assert len(journal("out")) == len(set(journal("out"))) == N_RECORDINGS
 
 
-def test_a_second_run_does_nothing_and_loads_no_model(folder, arguments, capsys, monkeypatch):
+def test_a_second_run_does_nothing_and_loads_no_model(recordings, arguments, capsys, monkeypatch):
     assert main([*arguments, "--output-dir", "out", "rec"]) == 0
     before = {p: p.stat().st_mtime_ns for p in Path("out").rglob("*") if p.is_file()}
     monkeypatch.setattr("edge_asr.recognizer.Recognizer.__init__", lambda *a, **k: pytest.fail("a model was loaded"))
@@ -138,7 +122,7 @@ def test_a_second_run_does_nothing_and_loads_no_model(folder, arguments, capsys,
     ],
     ids=["missing", "emptied", "touched", "changed", "new", "edited", "no journal", "nothing"],
 )
-def test_only_what_is_missing_or_stale_is_done_again(folder, arguments, change, n_again):
+def test_only_what_is_missing_or_stale_is_done_again(recordings, arguments, change, n_again):
     assert main([*arguments, "--output-dir", "out", "rec"]) == 0
     n_before = N_RECORDINGS
     change()
@@ -149,7 +133,7 @@ def test_only_what_is_missing_or_stale_is_done_again(folder, arguments, change, 
     assert len(tree("out")) == len(FORMATS) * (N_RECORDINGS + Path("rec/new.wav").exists())
 
 
-def test_other_settings_or_formats_are_done_again_and_formats_add_up(folder, arguments):
+def test_other_settings_or_formats_are_done_again_and_formats_add_up(recordings, arguments):
     def n_again(*more: str) -> int:
         n_before = len(journal("out")) if Path("out").exists() else 0
         assert main([*arguments, "--output-dir", "out", "--resume", *more, "rec"]) == 0
@@ -258,7 +242,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_full_disk_stops_the_batch_and_with_room_it_goes_on(folder, arguments, small_disk, capsys):
+def test_a_full_disk_stops_the_batch_and_with_room_it_goes_on(recordings, arguments, small_disk, capsys):
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(32_000))
     command = [word for word in arguments if word != "--quiet"] + ["--output-dir", str(small_disk), "--resume", "rec"]
@@ -276,7 +260,7 @@ def test_a_full_disk_stops_the_batch_and_with_room_it_goes_on(folder, arguments,
     assert len(journal(small_disk)) == len(set(journal(small_disk))) == N_RECORDINGS
 
 
-def test_a_file_system_that_is_read_only_is_told_before_the_model_is_loaded(folder, arguments, small_disk, capsys):
+def test_a_file_system_that_is_read_only_is_told_before_the_model_is_loaded(recordings, arguments, small_disk, capsys):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert main([*arguments, "--output-dir", str(small_disk / "out"), "rec"]) == OutputFullError.exit_code
     assert "Read-only file system" in capsys.readouterr().err
@@ -298,7 +282,7 @@ def test_what_the_disk_refuses_is_a_typed_error_and_leaves_no_partial_file(tmp_p
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs limits of a process")
-def test_a_limit_on_the_size_of_files_is_a_typed_error(folder, arguments):
+def test_a_limit_on_the_size_of_files_is_a_typed_error(recordings, arguments):
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))"
     program = f"{limit}; from edge_asr.cli import main; sys.exit(main(sys.argv[1:]))"
     # greedy: a graph passes through a file of its own

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from recordings import tree
 from tones import speak
 
 import edge_asr
@@ -34,22 +35,6 @@ def folder(tmp_path, monkeypatch):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, speak(word), 16_000)
     return tmp_path
-
-
-@pytest.fixture
-def transcribe(tone_model, folder, capsys):
-    def run(*arguments) -> tuple[int, str, str]:
-        code = main(["transcribe", "--model", str(tone_model), *map(str, arguments)])
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return run
-
-
-def tree(path) -> dict[str, bytes]:
-    """The files of a folder, without the journal."""
-    files = (p for p in Path(path).rglob("*") if p.is_file() and ".edge-asr" not in p.parts)
-    return {str(p.relative_to(path)): p.read_bytes() for p in files}
 
 
 # --- keywords and flags ---------------------------------------------------------------------------------------------
