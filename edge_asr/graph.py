@@ -7,21 +7,23 @@ Sentences end with an arc of their own, input label n_tokens + 1, not in final s
 shows the best path to a final state wherever there is one, so it could not tell what a running decode has heard.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import math
 import sys
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import kaldifst
 import numpy as np
 
-from edge_asr.acceptors import lexicon_transducer, lm_acceptor, with_end_label
-from edge_asr.arpa import read_arpa
 from edge_asr.errors import (
     GraphError,
     LexiconError,
@@ -29,8 +31,6 @@ from edge_asr.errors import (
     ModelMismatchError,
     ModelNotFoundError,
 )
-from edge_asr.ngram import MARKS, NgramModel, restrict
-from edge_asr.tokens import Lexicon, Pronunciation, TokenTable
 from edge_asr.topology import CtcGraph, add_topology, pack, to_decoding_fst, unpack
 from edge_asr.transducer import (
     Transducer,
@@ -41,6 +41,10 @@ from edge_asr.transducer import (
     to_kaldifst,
     without_epsilon_tails,
 )
+
+if TYPE_CHECKING:
+    from edge_asr.ngram import NgramModel
+    from edge_asr.tokens import Lexicon, Pronunciation, TokenTable
 
 EPSILON = "<eps>"
 OTHER = "<other>"  # the word of sounds outside a grammar; a decoder does not show it
@@ -138,10 +142,12 @@ def _give_memory_back() -> None:
 class PackedWords(Sequence[str]):
     """Words in one string: 100,000 objects would take ten times its memory."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        encoded = [word.encode() for word in words]
-        self._bytes = b"".join(encoded)
-        self._first = np.append(0, np.cumsum([len(word) for word in encoded], dtype=np.uint32)).astype(np.uint32)
+    def __init__(self, words: Iterable[str]) -> None:
+        encoded, ends = bytearray(), array("I", [0])
+        for word in words:
+            encoded += word.encode()
+            ends.append(len(encoded))
+        self._bytes, self._first = bytes(encoded), np.array(ends, np.uint32)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -203,16 +209,16 @@ def _read(path: Path) -> bytes:
 
 
 def _read_words(path: Path, n_words: int) -> PackedWords:
+    lines = enumerate(map(bytes.split, BytesIO(_read(path))))
     try:
-        fields = _read(path).decode().split()
+        words = PackedWords(line[0].decode() for number, line in lines if line[1:] == [b"%d" % number])
     except UnicodeDecodeError as error:
         raise ModelDamagedError(f"{path}: is not UTF-8 ({error}); restore the file") from None
-    words, ids = fields[::2], fields[1::2]
-    if len(words) != n_words or words[:1] != [EPSILON] or ids != list(map(str, range(n_words))):
+    if len(words) != n_words or words[:1] != [EPSILON]:
         raise ModelDamagedError(
-            f"{path}: needs {n_words} lines 'word id' from '{EPSILON} 0' on, has {len(words)} words; restore the file"
+            f"{path}: needs {n_words} lines 'word id' from '{EPSILON} 0' on, has {len(words)}; restore the file"
         )
-    return PackedWords(words)
+    return words
 
 
 # ------------------------------------------------------------------------------------------------------- language model
@@ -232,6 +238,10 @@ def build_lm_graph(
     lm_scale: multiplies the model's costs. pronunciation_probs: 1 where a pronunciation is not listed.
     weight_step: costs become multiples of it; a small graph has room for a smaller one.
     """
+    from edge_asr.acceptors import lm_acceptor  # what only building needs would be 2 MB more of every transcription
+    from edge_asr.arpa import read_arpa
+    from edge_asr.ngram import MARKS, NgramModel, restrict
+
     if not isinstance(model, NgramModel):
         model = read_arpa(model)
     spelled = _spell_all(lexicon, model.vocab, tokens)
@@ -271,6 +281,8 @@ def compile_graph(
 
     spelled: pronunciations of the words in labels, token id + 1. costs: of single (word, pronunciation) pairs.
     """
+    from edge_asr.acceptors import lexicon_transducer, with_end_label
+
     n_tokens = len(tokens)
     lexicon = kaldifst.StdVectorFst(to_kaldifst(lexicon_transducer(words, spelled, n_tokens, costs or {})))
     grammar = kaldifst.StdVectorFst(to_kaldifst(acceptor))
@@ -322,6 +334,8 @@ def spell(lexicon: Lexicon, word: str, tokens: TokenTable) -> list[tuple[int, ..
 
 def _spell_all(lexicon: Lexicon, words: Iterable[str], tokens: TokenTable) -> dict[str, list[tuple[int, ...]]]:
     """Pronunciations of the words that have one; marks, numbers and the like have none."""
+    from edge_asr.ngram import MARKS
+
     spelled = {}
     for word in words:
         if word not in MARKS:

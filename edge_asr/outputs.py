@@ -14,11 +14,9 @@ stays the same. The journal may be deleted at any time; the next --resume then b
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import platform
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from edge_asr.digest import sha256
 from edge_asr.errors import OutputError, OutputFullError
 from edge_asr.sources import Recording
 from edge_asr.subtitles import Layout
@@ -55,7 +54,7 @@ class OutputFolder:
         self._settings = settings
         self._private = self.directory / PRIVATE
         self._host = platform.node() or "host"
-        self._mine = f"{self._host}-{os.getpid()}-{secrets.token_hex(4)}"  # containers may share names and numbers
+        self._mine = f"{self._host}-{os.getpid()}-{os.urandom(4).hex()}"  # containers may share names and numbers
         self._n_written = 0
         self._journal = -1
         self._done = _read_journal(self._private / JOURNAL)
@@ -197,10 +196,10 @@ def settings_id(options: Mapping[str, Any], directories: Sequence[Path], files: 
     parts = {
         "options": {name: str(value) for name, value in sorted(options.items())},
         "directories": [_contents(directory) for directory in directories],
-        "files": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()],
+        "files": [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()],
         "layout": repr(layout),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _contents(directory: Path) -> Any:

@@ -173,6 +173,11 @@ class Recognizer:
         if features not in FEATURE_STREAMS:
             raise UsageError(f"features must be one of {', '.join(FEATURE_STREAMS)}, got {features!r}")
         files = open_model(model)
+        self._search = _search_settings(
+            files, dict(zip(SEARCH_SETTINGS, (beam, max_active, acoustic_scale, word_cost, blank_skip), strict=True))
+        )
+        # before the session, for loading a graph is the peak of memory
+        self.graph = _choose_graph(files, decoder, grammar, graph, self._search.pop("word_cost", None))
         self._features = FEATURE_STREAMS[features]
         self.session = open_session(files, precision, n_threads)
         self.name = files.directory.resolve().name
@@ -183,14 +188,10 @@ class Recognizer:
         self.chunk_ms = _up_to(RECORDING_CHUNK_MS, info) if chunk_ms is None else chunk_ms
         self._chunk_frames = _chunk_frames(info, self.chunk_ms)
         self._file_chunk_frames = self._chunk_frames
-        if chunk_ms is None:
+        if chunk_ms is None and self.graph is None:  # the search costs so much that a graph's memory comes first
             self._file_chunk_frames = _chunk_frames(info, _up_to(FILE_CHUNK_MS, info))
         self._tokens = files.tokens
         self._endpoint = Endpoint(endpoint)
-        chosen = (beam, max_active, acoustic_scale, word_cost, blank_skip)
-        self._search = _search_settings(files, dict(zip(SEARCH_SETTINGS, chosen, strict=True)))
-        word_cost = self._search.pop("word_cost", None)
-        self.graph = _choose_graph(files, decoder, grammar, graph, word_cost)
         self.decoder_kind: DecoderKind = "greedy" if self.graph is None else "graph"
 
     @staticmethod

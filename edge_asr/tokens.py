@@ -6,12 +6,11 @@ choice: `CHARACTERS`, with `▁` before each word, need no lexicon file, for eve
 
 from __future__ import annotations
 
-import hashlib
-import lzma
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from edge_asr.digest import sha256
 from edge_asr.errors import LexiconError
 
 CMUDICT_PATH = Path(__file__).with_name("cmudict.txt.xz")
@@ -72,7 +71,7 @@ class TokenTable:
     @property
     def sha256(self) -> str:
         """Hash of the saved file; model and graph carry it, so that a mismatch shows before a wrong word does."""
-        return hashlib.sha256(self._text()).hexdigest()
+        return sha256(self._text()).hexdigest()
 
     def id(self, symbol: str) -> int:
         try:
@@ -201,6 +200,8 @@ class Lexicon:
 
 def read_cmudict() -> dict[str, list[Pronunciation]]:
     """CMUdict (Carnegie Mellon, licence in cmudict.LICENSE): words of a–z and apostrophe, without stress."""
+    import lzma  # not needed to transcribe
+
     entries: dict[str, list[Pronunciation]] = {}
     for line in lzma.decompress(CMUDICT_PATH.read_bytes()).decode().splitlines():
         word, *phones = line.split()
