@@ -15,11 +15,11 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 import kaldifst
 import numpy as np
@@ -112,7 +112,8 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
     _free_at_once()
     words = _read_words(directory / "words.txt", n_words)
     try:
-        columns, spellings = unpack(_read(directory / "graph.fst"))
+        with _opened(directory / "graph.fst") as file:
+            columns, spellings = unpack(file)
     except GraphError as error:
         raise ModelDamagedError(f"{directory / 'graph.fst'}: {error}; restore the file or build it again") from None
     if columns.olabel.max(initial=0) >= n_words or columns.pair_label.max(initial=0) > n_tokens + 1:
@@ -199,13 +200,20 @@ def _spelling_columns(spellings: Spellings) -> tuple[np.ndarray, np.ndarray, np.
     return tuple(np.array(column, np.int32) for column in ([w for w, _ in rows], [len(p) for _, p in rows], flat))
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise ModelNotFoundError(f"{path}: is missing; restore the file or build the graph again") from None
     except OSError as error:
         raise ModelDamagedError(f"{path}: cannot be read ({error}); restore the file") from None
+
+
+def _read(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
 
 
 def _read_words(path: Path, n_words: int) -> PackedWords:

@@ -17,23 +17,25 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import kaldifst
 import numpy as np
 
+from edge_asr.columns import Choice, Column, Either, References, Sums, pack_column, read_column
 from edge_asr.errors import GraphError
-from edge_asr.transducer import ARC, Transducer, arcs_of, assemble
+from edge_asr.transducer import ARC, Transducer, arcs_of, assemble, states_of
 
 TOPOLOGIES = ("exact", "compact", "full")
 BLANK_LABEL = 1  # input label = token id + 1, for 0 is epsilon; blank is token 0
 
 _MAGIC = b"EDGEASR1"
 _HEADER = struct.Struct("<8sIIQI")  # magic, number of columns, of further ones, bytes that follow, their CRC-32
-_COLUMN = struct.Struct("<BQQ")  # bytes for each value (0: bits), values, bytes deflated
-_BLOCK_STATES = 1 << 17
-_N_THREADS = 2  # for unpacking and expanding, most of the time that loading a model takes
+_BLOCK_STATES = 1 << 14
+
+
+Values = np.ndarray | Column  # of a loaded graph: numbers that stay packed
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,16 @@ class CtcGraph:
     """
 
     start: int
-    final: np.ndarray  # (S,) float32, +inf where a state is not final
-    first: np.ndarray  # (S + 1,) int64, first arc of each state
-    target: np.ndarray  # (A,) int32: below S the state after an epsilon, else S + the pair that a label leads to
-    olabel: np.ndarray  # (A,) int32
-    weight: np.ndarray  # (A,) float32, cost
-    pair_state: np.ndarray  # (P,) int32, d
-    pair_label: np.ndarray  # (P,) uint8, p
-    pair_held: np.ndarray  # (P,) bool: left as in the full topology, for p must be kept in mind
-    pair_entered: np.ndarray  # (P,) bool: an arc leads here, not only the epsilon of a held pair
-    mind_target: np.ndarray  # (M,) int32: where the epsilons of held pairs lead, in their order
+    final: Values  # (S,) float32, +inf where a state is not final
+    first: Values  # (S + 1,) int64, first arc of each state
+    target: Values  # (A,) int32: below S the state after an epsilon, else S + the pair that a label leads to
+    olabel: Values  # (A,) int32
+    weight: Values  # (A,) float32, cost
+    pair_state: Values  # (P,) int32, d
+    pair_label: Values  # (P,) uint8, p
+    pair_held: Values  # (P,) bool: left as in the full topology, for p must be kept in mind
+    pair_entered: Values  # (P,) bool: an arc leads here, not only the epsilon of a held pair
+    mind_target: Values  # (M,) int32: where the epsilons of held pairs lead, in their order
 
     @property
     def n_states(self) -> int:
@@ -69,6 +71,10 @@ class CtcGraph:
     @property
     def n_arcs(self) -> int:
         return len(self.target)
+
+    @property
+    def n_pairs(self) -> int:
+        return len(self.pair_state)
 
 
 def add_topology(phones: Transducer, topology: str = "exact") -> CtcGraph:
@@ -146,105 +152,135 @@ def _closure(phones: Transducer, pairs: np.ndarray, n_labels: int, wanted: np.nd
 
 # ---------------------------------------------------------------------------------------------------- for the search
 
-
 def to_decoding_fst(graph: CtcGraph, word_cost: float = 0.0) -> kaldifst.StdConstFst:
     """The graph as kaldi-decoder searches it; `word_cost` is added to every arc that puts out a word."""
-    return assemble(graph.start, *_filled_in(graph, word_cost))  # keeps no table here, for assembling is the peak
+    expansion = _Expansion(graph, word_cost)
+    return assemble(graph.start, expansion.n_states, expansion.n_arcs, expansion.states(), expansion.arcs())
 
 
-def _filled_in(graph: CtcGraph, word_cost: float) -> tuple[np.ndarray, np.ndarray, Iterator[np.ndarray]]:
-    """→ final costs and first arcs of all states, and the arcs in blocks."""
-    n_states, n_pairs = graph.n_states, len(graph.pair_state)
-    looping = np.zeros(n_states, bool)  # after an epsilon its source has had all the blanks
-    looping[graph.pair_state[graph.pair_entered]] = True
-    looping[graph.start] = True
-    is_label = graph.target >= n_states
-    ilabel = np.zeros(graph.n_arcs, graph.pair_label.dtype)
-    ilabel[is_label] = graph.pair_label[graph.target[is_label] - n_states]
-    del is_label
+class _Expansion:
+    """The states of the graph of phones, then the pairs, block by block: never is the whole held twice."""
 
-    held = np.flatnonzero(graph.pair_held)
-    arc, owner = arcs_of(graph.first, graph.pair_state[held])
-    keep = ilabel[arc] != graph.pair_label[held][owner]
-    arc = arc[keep]
-    n_copies = np.zeros(n_pairs, np.int64)
-    n_copies[held] = np.bincount(owner[keep], minlength=len(held))
-    del owner, keep
-    copy_target = graph.target[arc]
-    copy_target[ilabel[arc] == 0] = graph.mind_target
+    def __init__(self, graph: CtcGraph, word_cost: float) -> None:
+        self._graph, self._word_cost = graph, np.float32(word_cost)
+        self._label = np.asarray(graph.pair_label)
+        self._looping = np.zeros(graph.n_states, bool)  # after an epsilon its source has had all the blanks
+        self._looping[graph.start] = True
+        for low, high in _blocks(graph.n_pairs):
+            self._looping[graph.pair_state[low:high][graph.pair_entered[low:high]]] = True
+        self._copies = _Copies(graph, self._labels_to)
+        self.n_states = graph.n_states + graph.n_pairs
+        n_own = sum(2 * int(np.count_nonzero(graph.pair_entered[low:high])) for low, high in _blocks(graph.n_pairs))
+        self.n_arcs = graph.n_arcs + int(np.count_nonzero(self._looping)) + n_own + len(self._copies.arc)
 
-    first = np.zeros(n_states + n_pairs + 1, np.uint32)
-    np.cumsum(np.concatenate([np.diff(graph.first) + looping, 2 * graph.pair_entered + n_copies]), out=first[1:])
-    final = np.concatenate([graph.final, np.full(n_pairs, np.inf, np.float32)])
-    final[n_states + held] = graph.final[graph.pair_state[held]]
+    def states(self) -> Iterator[np.ndarray]:
+        """STATE, in blocks."""
+        graph, position = self._graph, 0
+        for low, high in _blocks(graph.n_states):
+            yield states_of(graph.final[low:high], self._n_of_states(low, high), position)
+            position += int(self._n_of_states(low, high).sum())
+        for low, high in _blocks(graph.n_pairs):
+            yield states_of(self._copies.final(low, high), self._n_of_pairs(low, high), position)
+            position += int(self._n_of_pairs(low, high).sum())
 
-    def state_block(low: int) -> np.ndarray:
-        high = min(low + _BLOCK_STATES, n_states)
-        block = np.empty(first[high] - first[low], ARC)
-        loop = low + np.flatnonzero(looping[low:high])
-        at_loop = first[loop] - first[low]
+    def arcs(self) -> Iterator[np.ndarray]:
+        """ARC, in blocks."""
+        for n, block_of in ((self._graph.n_states, self._arcs_of_states), (self._graph.n_pairs, self._arcs_of_pairs)):
+            for low, high in _blocks(n):
+                block = block_of(low, high)
+                if self._word_cost:
+                    block["weight"] += self._word_cost * (block["olabel"] > 0)
+                yield block
+
+    def _n_of_states(self, low: int, high: int) -> np.ndarray:
+        return np.diff(self._graph.first[low : high + 1]) + self._looping[low:high]
+
+    def _n_of_pairs(self, low: int, high: int) -> np.ndarray:
+        return 2 * self._graph.pair_entered[low:high].astype(np.int64) + np.diff(self._copies.before[low : high + 1])
+
+    def _labels_to(self, target: np.ndarray) -> np.ndarray:
+        """Input labels of arcs with these targets."""
+        labels = np.zeros(len(target), self._label.dtype)
+        is_label = target >= self._graph.n_states
+        labels[is_label] = self._label[target[is_label] - self._graph.n_states]
+        return labels
+
+    def _arcs_of_states(self, low: int, high: int) -> np.ndarray:
+        graph = self._graph
+        n_of_each = self._n_of_states(low, high)
+        loop = np.flatnonzero(self._looping[low:high])
+        at_loop = (np.cumsum(n_of_each) - n_of_each)[loop]
+        block = np.zeros(n_of_each.sum(), ARC)
         is_arc = np.ones(len(block), bool)
         is_arc[at_loop] = False
         block["ilabel"][at_loop] = BLANK_LABEL
-        block["nextstate"][at_loop] = loop
-        for field in ("olabel", "weight"):
-            block[field][at_loop] = 0
-        arcs = slice(graph.first[low], graph.first[high])
-        for field, column in (
-            ("ilabel", ilabel),
-            ("olabel", graph.olabel),
-            ("weight", graph.weight),
-            ("nextstate", graph.target),
-        ):
-            block[field][is_arc] = column[arcs]
+        block["nextstate"][at_loop] = low + loop
+        first, last = int(graph.first[low : low + 1][0]), int(graph.first[high : high + 1][0])
+        target = graph.target[first:last]
+        block["nextstate"][is_arc] = target
+        block["ilabel"][is_arc] = self._labels_to(target)
+        block["olabel"][is_arc] = graph.olabel[first:last]
+        block["weight"][is_arc] = graph.weight[first:last]
         return block
 
-    copies_before = np.append(0, np.cumsum(n_copies))
-
-    def pair_block(low: int) -> np.ndarray:
-        high = min(low + _BLOCK_STATES, n_pairs)
-        pair = np.arange(low, high)
-        offset = first[n_states + low]
-        at_first = first[n_states + low : n_states + high] - offset
-        block = np.zeros(first[n_states + high] - offset, ARC)
-        is_copy = np.ones(len(block), bool)
-        entered, held_here = graph.pair_entered[low:high], graph.pair_held[low:high]
-        at_loop = at_first[entered]
+    def _arcs_of_pairs(self, low: int, high: int) -> np.ndarray:
+        graph, copies = self._graph, self._copies
+        n_of_each = self._n_of_pairs(low, high)
+        entered = graph.pair_entered[low:high]
+        at_loop = (np.cumsum(n_of_each) - n_of_each)[entered]
         at_leave = at_loop + 1
-        is_copy[at_loop] = is_copy[at_leave] = False
-        block["ilabel"][at_loop] = graph.pair_label[low:high][entered]
-        block["nextstate"][at_loop] = n_states + pair[entered]
-        block["ilabel"][at_leave] = np.where(held_here, BLANK_LABEL, 0)[entered]
+        block = np.zeros(n_of_each.sum(), ARC)
+        block["ilabel"][at_loop] = self._label[low:high][entered]
+        block["nextstate"][at_loop] = graph.n_states + low + np.flatnonzero(entered)
+        block["ilabel"][at_leave] = np.where(graph.pair_held[low:high], BLANK_LABEL, 0)[entered]
         block["nextstate"][at_leave] = graph.pair_state[low:high][entered]
-        copies = slice(copies_before[low], copies_before[high])
-        block["nextstate"][is_copy] = copy_target[copies]
-        for field, column in (("ilabel", ilabel), ("olabel", graph.olabel), ("weight", graph.weight)):
-            block[field][is_copy] = column[arc[copies]]
+        if len(copies.arc):
+            is_copy = np.ones(len(block), bool)
+            is_copy[at_loop] = is_copy[at_leave] = False
+            rows = slice(copies.before[low], copies.before[high])
+            for field in ARC.names:
+                block[field][is_copy] = getattr(copies, field)[rows]
         return block
 
-    def build(job: tuple[Callable[[int], np.ndarray], int]) -> np.ndarray:
-        fill, low = job
-        block = fill(low)
-        if word_cost:
-            block["weight"] += np.float32(word_cost) * (block["olabel"] > 0)
-        return block
 
-    def blocks() -> Iterator[np.ndarray]:
-        jobs = [(state_block, low) for low in range(0, n_states, _BLOCK_STATES)]
-        jobs += [(pair_block, low) for low in range(0, n_pairs, _BLOCK_STATES)]
-        with ThreadPoolExecutor(_N_THREADS) as pool:  # numpy lets go of Python's lock while it gathers
-            ahead: deque[Future[np.ndarray]] = deque()
-            for job in jobs:
-                ahead.append(pool.submit(build, job))
-                if len(ahead) > _N_THREADS:  # few blocks at a time: the arcs are never held twice
-                    yield ahead.popleft().result()
-            yield from (block.result() for block in ahead)
+class _Copies:
+    """The arcs that held pairs have of their states, all but those with the label that is held."""
 
-    return final, first, blocks()
+    def __init__(self, graph: CtcGraph, labels_to: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._graph = graph
+        held = np.flatnonzero(graph.pair_held)
+        self.arc = np.zeros(0, np.int64)
+        self.before = np.broadcast_to(np.int64(0), graph.n_pairs + 1)  # copies before each pair; takes no memory
+        if not len(held):
+            return
+        target, held_state = np.asarray(graph.target), np.asarray(graph.pair_state)[held]
+        arc, owner = arcs_of(np.asarray(graph.first), held_state)
+        ilabel = labels_to(target[arc])
+        keep = ilabel != np.asarray(graph.pair_label)[held][owner]
+        self.arc, self.ilabel = arc[keep], ilabel[keep]
+        n_copies = np.zeros(graph.n_pairs, np.int64)
+        n_copies[held] = np.bincount(owner[keep], minlength=len(held))
+        self.before = np.append(0, np.cumsum(n_copies))
+        self.nextstate = target[self.arc]
+        self.nextstate[self.ilabel == 0] = graph.mind_target
+        self.olabel = np.asarray(graph.olabel)[self.arc]
+        self.weight = np.asarray(graph.weight)[self.arc]
+        self._final = np.asarray(graph.final)
+
+    def final(self, low: int, high: int) -> np.ndarray:
+        """Final costs of pairs."""
+        held = self._graph.pair_held[low:high]
+        final = np.full(len(held), np.inf, np.float32)
+        if held.any():
+            final[held] = self._final[self._graph.pair_state[low:high][held]]
+        return final
+
+
+def _blocks(n: int) -> Iterator[tuple[int, int]]:
+    return ((low, min(low + _BLOCK_STATES, n)) for low in range(0, n, _BLOCK_STATES))
 
 
 # ------------------------------------------------------------------------------------------------------------ packing
-
 
 def pack(graph: CtcGraph, extra: Sequence[np.ndarray] = ()) -> bytes:
     """The graph and further arrays of integers ≥ 0 as bytes with a checksum: columns of few bytes, deflated.
@@ -274,49 +310,41 @@ def pack(graph: CtcGraph, extra: Sequence[np.ndarray] = ()) -> bytes:
         graph.mind_target,
         *extra,
     ]
-    body = b"".join(_pack_column(column) for column in columns)
+    body = b"".join(pack_column(column) for column in columns)
     return _HEADER.pack(_MAGIC, len(columns), len(extra), len(body), zlib.crc32(body)) + body
 
 
-def unpack(data: bytes) -> tuple[CtcGraph, list[np.ndarray]]:
-    """→ the graph, and the further arrays. Raises GraphError where the bytes are not what `pack` made."""
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise GraphError(f"is no packed graph, it has {len(data)} bytes")
-    _, n_columns, n_extra, n_bytes, checksum = _HEADER.unpack_from(data)
-    body = memoryview(data)[_HEADER.size :]
-    if len(body) != n_bytes or zlib.crc32(body) != checksum:
-        raise GraphError(f"is damaged: needs {n_bytes} bytes of checksum {checksum:08x}, has {len(body)} bytes")
-    parts, first_byte = [], 0
-    for _ in range(n_columns):
-        *shape, size = _COLUMN.unpack_from(body, first_byte)
-        first_byte += _COLUMN.size + size
-        parts.append((*shape, body[first_byte - size : first_byte]))
-    with ThreadPoolExecutor(_N_THREADS) as pool:
-        columns = deque(pool.map(_unpack_column, *zip(*parts)))
-    extra = [columns.pop() for _ in range(n_extra)][::-1]
-    take = columns.popleft  # each column goes as soon as it is used: loading is the peak of memory
-    start, n_arcs, is_label = int(take()[0]), take(), take()
-    first = np.zeros(len(n_arcs) + 1, np.int64)
-    np.cumsum(n_arcs, out=first[1:])
-    target = np.empty(len(is_label), np.int32)
-    target[is_label] = _from_steps(take(), take()) + len(n_arcs)
-    target[~is_label] = _from_steps(take(), take())
-    has_word = take()
-    olabel = np.zeros(len(is_label), np.int32)
-    olabel[has_word] = take()
-    weight, final = (row.astype("<u4").view("<f4")[choice] for choice, row in ((take(), take()), (take(), take())))
+def unpack(file: BinaryIO) -> tuple[CtcGraph, list[np.ndarray]]:
+    """→ the graph, of columns that stay packed, and the further arrays. Raises GraphError for what `pack` did not make.
+
+    file: seekable, at its beginning.
+    """
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        raise GraphError(f"is no packed graph, it begins with {header[:8]!r}")
+    _, n_columns, n_extra, n_bytes, checksum = _HEADER.unpack(header)
+    found, n_found = 0, 0
+    while block := file.read(1 << 20):
+        found, n_found = zlib.crc32(block, found), n_found + len(block)
+    if (n_found, found) != (n_bytes, checksum):
+        raise GraphError(f"is damaged: needs {n_bytes} bytes of checksum {checksum:08x}, has {n_found} of {found:08x}")
+    file.seek(_HEADER.size)
+    columns = deque(read_column(file) for _ in range(n_columns))
+    extra = [np.asarray(columns.pop()) for _ in range(n_extra)][::-1]
+    take = columns.popleft
+    start, n_of_each, is_label = int(take()[:1][0]), take(), take()
     graph = CtcGraph(
         start=start,
-        final=final,
-        first=first,
-        target=target,
-        olabel=olabel,
-        weight=weight,
-        pair_state=_from_steps(take(), take()),
+        first=Sums(n_of_each),
+        target=Either(is_label, References(take(), take(), len(n_of_each)), References(take(), take())),
+        olabel=Either(take(), take()),
+        weight=Choice(take(), _costs(take())),
+        final=Choice(take(), _costs(take())),
+        pair_state=References(take(), take()),
         pair_label=take(),
         pair_held=take(),
         pair_entered=take(),
-        mind_target=take().astype(np.int32, copy=False),
+        mind_target=np.asarray(take(), np.int32),
     )
     return graph, extra
 
@@ -327,30 +355,5 @@ def _steps(references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return steps, references[steps == 0]
 
 
-def _from_steps(steps: np.ndarray, back: np.ndarray) -> np.ndarray:
-    references = np.cumsum(steps, dtype=np.int32) - 1
-    references[steps == 0] = back
-    return references
-
-
-def _pack_column(column: np.ndarray) -> bytes:
-    if column.dtype == bool:
-        n_bytes, raw = 0, np.packbits(column).tobytes()
-    else:
-        n_bytes = max(1, (int(column.max(initial=0)).bit_length() + 7) // 8)
-        planes = np.asarray(column).astype("<u8").view(np.uint8).reshape(-1, 8)[:, :n_bytes]
-        raw = planes.T.tobytes()  # bytes of one significance together: the high ones hardly vary
-    data = zlib.compress(raw, 9)
-    return _COLUMN.pack(n_bytes, len(column), len(data)) + data
-
-
-def _unpack_column(n_bytes: int, count: int, data: memoryview) -> np.ndarray:
-    raw = np.frombuffer(zlib.decompress(data), np.uint8)
-    if n_bytes == 0:
-        return np.unpackbits(raw, count=count).view(bool)
-    if n_bytes == 1:
-        return raw
-    column = np.zeros((count, 2 if n_bytes == 2 else 4), np.uint8)
-    for i, plane in enumerate(raw.reshape(n_bytes, count)):
-        column[:, i] = plane
-    return column.view("<u2" if n_bytes == 2 else "<u4")[:, 0]
+def _costs(bits: Column) -> np.ndarray:
+    return np.asarray(bits, "<u4").view("<f4")

@@ -27,7 +27,6 @@ _MAGIC = 2125659606
 _VERSION = 2
 _ALIGNED = 4  # the flag that says so: states and arcs each begin at a multiple of 16, so that they can be mapped
 _ALIGNMENT = 16
-_BLOCK_STATES = 1 << 17
 _EXPANDED = 1  # the one property that every const FST has; the rest are unknown
 
 
@@ -80,33 +79,35 @@ def to_kaldifst(fst: Transducer) -> kaldifst.StdConstFst:
     arcs = np.empty(fst.n_arcs, ARC)
     for field in ARC.names:
         arcs[field] = getattr(fst, field)
-    return assemble(fst.start, fst.final, fst.first, [arcs])
+    return assemble(fst.start, fst.n_states, fst.n_arcs, [states_of(fst.final, np.diff(fst.first))], [arcs])
 
 
-def assemble(start: int, final: np.ndarray, first: np.ndarray, blocks: Iterable[np.ndarray]) -> kaldifst.StdConstFst:
-    """A const FST from its states and its arcs (dtype ARC) in blocks, so that the arcs are never held twice.
+def states_of(final: np.ndarray, n_arcs: np.ndarray, position: int = 0) -> np.ndarray:
+    """(S,) STATE, from final costs and numbers of arcs; `position` is that of the first arc of the first state."""
+    states = np.zeros(len(final), STATE)
+    states["final"] = final
+    states["n_arcs"] = n_arcs
+    states["pos"] = position + np.cumsum(n_arcs) - n_arcs
+    return states
+
+
+def assemble(
+    start: int, n_states: int, n_arcs: int, states: Iterable[np.ndarray], arcs: Iterable[np.ndarray]
+) -> kaldifst.StdConstFst:
+    """A const FST from its states (dtype STATE) and arcs (ARC) in blocks, so that they are never held twice.
 
     Its memory is mapped where kaldifst can do that: pages that no search has visited do not count to the process, and
     processes forked later share the rest.
     The counts of epsilons of a state, which no search here reads, stay zero.
     """
-    n_states = len(final)
-    header = (_MAGIC, 5, b"const", 8, b"standard", _VERSION, _ALIGNED, _EXPANDED, start, n_states, int(first[-1]))
+    header = (_MAGIC, 5, b"const", 8, b"standard", _VERSION, _ALIGNED, _EXPANDED, start, n_states, n_arcs)
     with _memory_file() as path:
         with open(path, "wb") as file:
             file.write(_HEADER.pack(*header))
-            _align(file)
-            for low in range(0, n_states, _BLOCK_STATES):
-                block_first = first[low : low + _BLOCK_STATES + 1]
-                states = np.zeros(len(block_first) - 1, STATE)
-                states["final"] = final[low : low + _BLOCK_STATES]
-                states["pos"] = block_first[:-1]
-                states["n_arcs"] = np.diff(block_first)
-                file.write(states.data)
-            _align(file)
-            for block in blocks:
-                file.write(block.data)
-        del first, final, blocks
+            for blocks in (states, arcs):
+                _align(file)
+                for block in blocks:
+                    file.write(block.data)
         with _reading_by_mapping():
             fst = kaldifst.StdConstFst.read(path)
     if fst is None:

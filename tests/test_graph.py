@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import kaldifst
@@ -222,7 +223,7 @@ def test_exact_and_full_topologies_accept_what_ctc_allows(fst: Transducer, seed:
 @given(transducers(), st.sampled_from(TOPOLOGIES))
 def test_packing_keeps_every_number(fst: Transducer, topology: str) -> None:
     graph = add_topology(fst, topology)
-    back, extra = unpack(pack(graph, [np.array([3, 70_000, 0]), np.zeros(0, int)]))
+    back, extra = unpack(BytesIO(pack(graph, [np.array([3, 70_000, 0]), np.zeros(0, int)])))
     assert [column.tolist() for column in extra] == [[3, 70_000, 0], []]
     for name, value in vars(graph).items():
         np.testing.assert_array_equal(getattr(back, name), value)
