@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import time
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -109,6 +108,8 @@ class Source:
         return bytes(data)
 
     def _spool(self) -> None:
+        import tempfile  # rarely needed, and not small
+
         try:
             # unbuffered: libsndfile reads the descriptor itself
             spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with this source)

@@ -7,7 +7,6 @@ alone, and what is in memory does not depend on how long or how many the files a
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import signal
 import time
@@ -15,13 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edge_asr.audio import SAMPLE_RATE, AudioFile
 from edge_asr.engines import DEFAULT_BATCH
 from edge_asr.errors import EdgeAsrError, WorkerError
+from edge_asr.memory import give_back_code, give_back_heap
 from edge_asr.recognizer import Recognizer, Segment
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 TELL_S = 0.5  # between two words of a worker about how far it has come
 READ_MS = 2_560  # of a file at a time: whole blocks of the filter bank, and Python's part is a fifth of that for 0.5 s
@@ -113,6 +115,7 @@ def _transcribe(
     recognizer: Recognizer, numbered: Iterator[tuple[int, Source]], n_streams: int, on_heard: OnHeard | None
 ) -> Iterator[tuple[int, FileResult]]:
     lanes: list[_Lane] = []
+    is_first = True
     try:
         while True:
             while len(lanes) < n_streams and (entry := next(numbered, None)) is not None:
@@ -124,6 +127,9 @@ def _transcribe(
             if on_heard is not None:
                 on_heard(sum(lane.newly_heard_s() for lane in lanes))
             recognizer.encode([lane.stream for lane in lanes if not lane.is_done])
+            if is_first and recognizer.graph is not None:  # without one, memory is small and time what counts
+                give_back_code()  # of loading, and of what onnxruntime does but once
+            is_first = False
             for lane in lanes:
                 _search(recognizer, lane)
             done = [lane for lane in lanes if lane.is_done]
@@ -159,8 +165,12 @@ def run_workers(
     A file that kills its worker is found by trying the worker's files again, one at a time, and has a WorkerError.
     Sources must be paths where there is more than one worker. Raises what Recognizer does.
     """
+    if options.get("decoder") != "greedy":  # loading a graph is the peak of memory
+        give_back_code()  # of importing
     if n_workers <= 1:
-        return transcribe_files(Recognizer(**options), sources, n_streams, on_heard)
+        recognizer = Recognizer(**options)
+        give_back_heap()
+        return transcribe_files(recognizer, sources, n_streams, on_heard)
     return _Workers(_shared(options), sources, n_workers, n_streams).results(on_heard)
 
 
@@ -173,6 +183,7 @@ def _shared(options: Mapping[str, Any]) -> Callable[[], Recognizer]:
         options = Recognizer.shared_graph(options)
         return lambda: Recognizer(**options)
     recognizer = Recognizer(**options)
+    give_back_heap()
     gc.freeze()  # or the collector of every process would write to, and so copy, all that was loaded
     return lambda: recognizer
 
@@ -181,6 +192,8 @@ class _Worker:
     """A forked process, our end of its pipe, and the files that it has."""
 
     def __init__(self, recognizer: Callable[[], Recognizer], n_streams: int, others: list[Connection]) -> None:
+        import multiprocessing  # a megabyte that a single worker does not need
+
         context = multiprocessing.get_context("fork")  # so that memory is shared
         self.n_streams = n_streams
         self.files: dict[int, Source] = {}
@@ -211,6 +224,8 @@ class _Workers:
             self._start(n_streams)
 
     def results(self, on_heard: OnHeard | None) -> Iterator[FileResult]:
+        from multiprocessing.connection import wait
+
         try:
             for worker in list(self._workers):
                 self._hand_out(worker)

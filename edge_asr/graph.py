@@ -9,10 +9,8 @@ shows the best path to a final state wherever there is one, so it could not tell
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +29,7 @@ from edge_asr.errors import (
     ModelMismatchError,
     ModelNotFoundError,
 )
+from edge_asr.memory import give_back_heap, map_large_arrays
 from edge_asr.topology import CtcGraph, add_topology, pack, to_decoding_fst, unpack
 from edge_asr.transducer import (
     Transducer,
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
 EPSILON = "<eps>"
 OTHER = "<other>"  # the word of sounds outside a grammar; a decoder does not show it
 WEIGHT_STEP = 1 / 32  # costs become multiples of it: at most 1.6 % in probability, and half the bytes of the weights
-
-_M_MMAP_THRESHOLD = -3  # of glibc's mallopt
-_LARGE_BYTES = 1 << 20
 
 Spellings = Mapping[int, Sequence[tuple[int, ...]]]  # word id → its pronunciations in labels, token id + 1
 
@@ -109,7 +105,7 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
             f"{directory}: the graph was made for the tokens {str(sha256)[:12]}…, the model has {tokens_sha256[:12]}…; "
             "build the graph again with the model's tokens.txt"
         )
-    _free_at_once()
+    map_large_arrays()
     words = _read_words(directory / "words.txt", n_words)
     try:
         with _opened(directory / "graph.fst") as file:
@@ -120,24 +116,8 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
         raise ModelMismatchError(f"{directory}: graph.fst has words or tokens that words.txt and config.json lack")
     fst = to_decoding_fst(columns, cost)
     del columns
-    _give_memory_back()
+    give_back_heap()
     return Graph(fst, words, PackedSpellings(*spellings), config)
-
-
-def _free_at_once() -> None:
-    """Tells glibc to map large arrays one by one: in its heap the gaps between them would stay, 40 MB after a load."""
-    if sys.platform == "linux":
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl
-        if set_option is not None:
-            set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-
-
-def _give_memory_back() -> None:
-    """What was freed in smaller pieces."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 class PackedWords(Sequence[str]):

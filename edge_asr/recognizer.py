@@ -179,7 +179,8 @@ class Recognizer:
         # before the session, for loading a graph is the peak of memory
         self.graph = _choose_graph(files, decoder, grammar, graph, self._search.pop("word_cost", None))
         self._features = FEATURE_STREAMS[features]
-        self.session = open_session(files, precision, n_threads)
+        # beside a graph memory counts more than the encoder's time, a tenth of the whole
+        self.session = open_session(files, precision, n_threads, arena=self.graph is None)
         self.name = files.directory.resolve().name
         self.precision = precision
         if self.session.fixed_chunk_frames is not None:

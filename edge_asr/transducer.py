@@ -7,7 +7,6 @@ of an OpenFst `const` file (20 bytes for each state, 16 for each arc), a fixed l
 import ctypes
 import os
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,5 +212,7 @@ def _memory_file() -> Iterator[str]:
         finally:
             os.close(descriptor)
     else:
+        import tempfile
+
         with tempfile.TemporaryDirectory() as folder:
             yield os.path.join(folder, "graph.fst")

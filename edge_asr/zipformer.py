@@ -378,11 +378,13 @@ def read_tokens(path: Path) -> TokenTable:
         raise ModelDamagedError(f"{path}: {error}") from error
 
 
-def open_session(files: ModelFiles, precision: Precision, n_threads: int = 1) -> EncoderSession | ZipformerSession:
-    """The encoder of a model folder, ours or sherpa-onnx's."""
+def open_session(
+    files: ModelFiles, precision: Precision, n_threads: int = 1, arena: bool = True
+) -> EncoderSession | ZipformerSession:
+    """The encoder of a model folder, ours or sherpa-onnx's. `arena`: see EncoderSession; ours only."""
     path = files.encoder(precision)
     if isinstance(files, SherpaFiles):
         return ZipformerSession(path, files.tokens, n_threads)
-    session = EncoderSession(path, n_threads)
+    session = EncoderSession(path, n_threads, arena)
     files.check_tokens(path, session.info.tokens_sha256)
     return session

@@ -195,7 +195,10 @@ def test_for_recordings_the_chunk_is_as_large_as_the_model_takes(tmp_path, tone_
     (copy / "tokens.txt").write_bytes((tone_model / "tokens.txt").read_bytes())
     (copy / "config.json").write_text("{}")
     write_tone_encoder(copy / "encoder.int8.onnx", max_chunk_frames=limit_frames)
-    assert Recognizer(copy, chunk_ms=None).chunk_ms == expected_ms
+    recognizer = Recognizer(copy, chunk_ms=None, decoder="greedy")
+    assert recognizer.chunk_ms == expected_ms
+    of_file = recognizer.create_stream(whole_file=True).encoder.chunk_frames * 10
+    assert of_file == (10_240 if limit_frames == "0" else expected_ms)
 
 
 def test_tokens_of_another_model_are_refused(tone_model, tmp_path):

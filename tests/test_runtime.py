@@ -70,6 +70,19 @@ def test_streams_in_one_batch_do_not_touch_each_other(session):
         assert np.abs(np.concatenate([*output, alone[:0]]) - alone).max(initial=0) < 1e-5
 
 
+def test_many_streams_are_several_batches(session, monkeypatch):
+    steps = []
+    step = session.step
+    monkeypatch.setattr(session, "step", lambda x, states: (steps.append(x.shape[:2]), step(x, states))[1])
+    streams = [session.create_stream(256) for _ in range(6)]
+    for stream in streams:
+        stream.accept(np.resize(FEATURES, (256, 80)))
+    emissions = advance(session, streams)
+    assert steps == [(4, 256), (2, 256)]  # 1,024 frames at most
+    for row in emissions[1:]:
+        np.testing.assert_array_equal(row, emissions[0])
+
+
 def test_a_new_stream_starts_from_zero_states(session):
     states = EncoderStream(session).states
     assert [state.shape for state in states] == [(1, 3, 40), (1, 1)]
