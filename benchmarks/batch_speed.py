@@ -2,18 +2,20 @@
 
     pip install pocketsphinx sherpa-onnx && python benchmarks/batch_speed.py dev-clean.jsonl --limit 40
 
-Every recogniser is a process of its own, the whole program with loading; they take turns so that a noisy machine hits
-all. CPU time is user + system of the process and its children, in seconds for each second of audio. `steady` leaves out
-what each needs before its first clip (imports, model, graph), which a long batch hardly sees. sherpa-onnx's C++ runtime
-runs our own model, exported for it, with greedy search. All read the clips from 16-bit wav files made before, the one
-format that all three programs take.
+Every recogniser is a process of its own, the whole program with loading and with its bytecode, as pip leaves installed
+programs; they take turns so that a noisy machine hits all. CPU time is user + system of the process and its children,
+in seconds for each second of audio. `steady` leaves out what each needs before its first clip (imports, model, graph),
+which a long batch hardly sees. sherpa-onnx's C++ runtime runs our own model, exported for it, with greedy search. All
+read the clips from 16-bit wav files made before, the one format that all three programs take.
 
 ours           the model's own graph, one process
 ours-greedy    greedy search, one process
-ours-64        greedy search, 64 files, two worker processes
+ours-64        greedy search, 64 files, `edge-asr transcribe` with two workers
 pocketsphinx   its stock model
 sherpa         greedy search, one stream after the other, one thread
 sherpa-64      greedy search, 64 streams decoded together, two threads
+sherpa-64-1    the same with one thread, whose CPU time no waiting for the other adds to
+sherpa-2x32    two processes at once, one thread and 32 streams each
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ENGINES = ("ours", "ours-greedy", "ours-64", "pocketsphinx", "sherpa", "sherpa-64")
+ENGINES = ("ours", "ours-greedy", "ours-64", "pocketsphinx", "sherpa", "sherpa-64", "sherpa-64-1", "sherpa-2x32")
 N_BATCH_FILES = 64
 BARS = (  # ours, theirs, at most
     ("ours", "pocketsphinx", 1 / 15),
     ("ours-greedy", "pocketsphinx", 1 / 40),
     ("ours-greedy", "sherpa", 1.0),
     ("ours-64", "sherpa-64", 0.5),
+    ("ours-64", "sherpa-64-1", None),
+    ("ours-64", "sherpa-2x32", None),
 )
 
 # ----------------------------------------------------------------------------------------------------- the recognisers
@@ -68,8 +72,6 @@ def run_pocketsphinx(paths: list[str]) -> Iterator[tuple[str, str]]:
 def run_sherpa(paths: list[str], directory: str, n_streams: int, n_threads: int) -> Iterator[tuple[str, str]]:
     import sherpa_onnx
 
-    from edge_asr.audio import SAMPLE_RATE, load_audio
-
     recognizer = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
         tokens=f"{directory}/tokens.txt", model=f"{directory}/model.int8.onnx", num_threads=n_threads
     )
@@ -77,11 +79,37 @@ def run_sherpa(paths: list[str], directory: str, n_streams: int, n_threads: int)
         batch = paths[first : first + n_streams]
         streams = [recognizer.create_stream() for _ in batch]
         for path, stream in zip(batch, streams):
-            stream.accept_waveform(SAMPLE_RATE, load_audio(path))
+            stream.accept_waveform(*read_wav(path))
             stream.input_finished()
         while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
             recognizer.decode_streams(ready)
         yield from ((path, recognizer.get_result(stream)) for path, stream in zip(batch, streams))
+
+
+def run_sherpa_twice(paths: list[str], directory: str) -> Iterator[tuple[str, str]]:
+    """Half of the clips in a process of its own, at the same time."""
+    from multiprocessing import get_context
+
+    half = -(-len(paths) // 2)
+    with get_context("fork").Pool(2) as pool:
+        jobs = [(part, directory) for part in (paths[:half], paths[half:])]
+        for texts in pool.starmap(sherpa_texts, jobs):
+            yield from texts.items()
+
+
+def sherpa_texts(paths: list[str], directory: str) -> dict[str, str]:
+    return dict(run_sherpa(paths, directory, N_BATCH_FILES // 2, 1))
+
+
+def read_wav(path: str) -> tuple[int, Any]:
+    """Rate and samples in ±1 of a mono file, in the way that costs least."""
+    import wave
+
+    import numpy as np
+
+    with wave.open(path) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+        return file.getframerate(), samples.astype(np.float32) / 32768
 
 
 def run(engine: str, paths: list[str], arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
@@ -89,8 +117,10 @@ def run(engine: str, paths: list[str], arguments: argparse.Namespace) -> Iterato
         return run_pocketsphinx(paths)
     if engine == "sherpa":
         return run_sherpa(paths, arguments.sherpa, 1, 1)
-    if engine == "sherpa-64":
-        return run_sherpa(paths, arguments.sherpa, N_BATCH_FILES, 2)
+    if engine == "sherpa-2x32":
+        return run_sherpa_twice(paths, arguments.sherpa)
+    if engine.startswith("sherpa-64"):
+        return run_sherpa(paths, arguments.sherpa, N_BATCH_FILES, 1 if engine.endswith("-1") else 2)
     greedy = {} if engine == "ours" else {"decoder": "greedy"}
     return run_ours(paths, {**arguments.options, **greedy}, 2 if engine == "ours-64" else 1)
 
@@ -103,14 +133,27 @@ def child(arguments: argparse.Namespace, paths: list[str]) -> None:
         print(json.dumps(dict(run(arguments.child, paths, arguments))))
 
 
-def measure(engine: str, arguments: list[str], n_clips: int) -> tuple[float, dict[str, Any]]:
-    """CPU seconds of one child and its children, and what it printed."""
+def command_of(engine: str, arguments: list[str], n_clips: int) -> list[str]:
+    """Our batch is the command that people run; all others, and the start of each, are functions of this file."""
+    if engine != "ours-64" or not n_clips:
+        return [sys.executable, __file__, *arguments, "--limit", str(n_clips), "--child", engine]
+    options = json.loads(arguments[arguments.index("--options") + 1])
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    paths = [str(path) for path in sorted(Path(arguments[0]).glob("*.wav"))[:n_clips]]
+    command = ["-m", "edge_asr.cli", "transcribe", "--decoder", "greedy", "--workers", "2", "--quiet"]
+    return [sys.executable, *command, *flags, *paths]
+
+
+def measure(engine: str, arguments: list[str], n_clips: int, bytecode: str) -> tuple[float, float, str]:
+    """CPU seconds of one child and its children, wall seconds, and what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = bytecode
     before = os.times()
-    command = [sys.executable, __file__, *arguments, "--limit", str(n_clips), "--child", engine]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = command_of(engine, arguments, n_clips)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     after = os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-    return cpu_s, json.loads(done.stdout.splitlines()[-1])
+    return cpu_s, after.elapsed - before.elapsed, done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------ where ours goes
@@ -236,13 +279,13 @@ def main() -> None:
         child(arguments, [str(path) for path in paths])
         return
     clips = read_manifest(arguments.manifest)[: max(arguments.limit, N_BATCH_FILES)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as bytecode:
         as_wav(clips, Path(folder))
         passed = [folder, "--options", json.dumps(arguments.options)]
         if any(engine.startswith("sherpa") for engine in ENGINES if engine not in arguments.skip):
             export(arguments.options.get("model"), folder)
             passed += ["--sherpa", folder]
-        compare(arguments, clips, passed)
+        compare(arguments, clips, passed, bytecode)
 
 
 def as_wav(clips: list[Any], directory: Path) -> None:
@@ -263,45 +306,53 @@ def export(model: str | None, directory: str) -> None:
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
-def compare(arguments: argparse.Namespace, clips: list[Any], passed: list[str]) -> None:
-    from edge_asr.metrics import ErrorCounts, word_errors
-
+def compare(arguments: argparse.Namespace, clips: list[Any], passed: list[str], bytecode: str) -> None:
     engines = [engine for engine in ENGINES if engine not in arguments.skip]
-    whole, steady, report = defaultdict(list), defaultdict(list), {}
+    clips_of = {engine: clips[: N_BATCH_FILES if "-64" in engine or "x32" in engine else arguments.limit]
+                for engine in engines}  # fmt: skip
+    audio_s = {engine: sum(clip.duration for clip in heard) for engine, heard in clips_of.items()}
+    whole, steady, wall, report = defaultdict(list), defaultdict(list), defaultdict(list), {}
+    for engine in engines:  # compiles what it imports
+        measure(engine, passed, 1, bytecode)
     for _ in range(arguments.rounds):
-        for engine in engines:
-            heard = clips[: N_BATCH_FILES if engine.endswith("-64") else arguments.limit]
-            audio_s = sum(clip.duration for clip in heard)
-            start_s, _ = measure(engine, passed, 0)
-            cpu_s, texts = measure(engine, passed, len(heard))
-            whole[engine].append(cpu_s / audio_s)
-            steady[engine].append((cpu_s - start_s) / audio_s)
-            said = [text for _, text in sorted(texts.items())]
-            errors = sum((word_errors(c.text, text) for c, text in zip(heard, said)), ErrorCounts())
-            report[engine] = {"clips": len(heard), "audio_s": round(audio_s, 1)}
+        for engine, heard in clips_of.items():
+            start_s, _, _ = measure(engine, passed, 0, bytecode)
+            cpu_s, wall_s, printed = measure(engine, passed, len(heard), bytecode)
+            whole[engine].append(cpu_s / audio_s[engine])
+            steady[engine].append((cpu_s - start_s) / audio_s[engine])
+            wall[engine].append(wall_s)
+            report[engine] = {"clips": len(heard), "audio_s": round(audio_s[engine], 1)}
             if engine in ("ours", "pocketsphinx"):  # greedy search gives phones
-                report[engine]["wer"] = round(errors.percent, 2)
-    print(f"{'engine':14}{'clips':>7}{'CPU ms/s':>11}{'steady':>9}{'WER':>8}")
+                report[engine]["wer"] = wer(heard, json.loads(printed.splitlines()[-1]))
+    print(f"{'engine':14}{'clips':>7}{'CPU ms/s':>11}{'steady':>9}{'wall s':>9}{'WER':>8}")
     for engine, row in report.items():
         row["cpu_s_per_s"] = round(statistics.median(whole[engine]), 6)
         row["steady_cpu_s_per_s"] = round(statistics.median(steady[engine]), 6)
-        cells = 1000 * row["cpu_s_per_s"], 1000 * row["steady_cpu_s_per_s"], str(row.get("wer", ""))
-        print(f"{engine:14}{row['clips']:7}{cells[0]:11.2f}{cells[1]:9.2f}{cells[2]:>8}")
+        row["wall_s"] = round(statistics.median(wall[engine]), 3)
+        cells = 1000 * row["cpu_s_per_s"], 1000 * row["steady_cpu_s_per_s"], row["wall_s"], str(row.get("wer", ""))
+        print(f"{engine:14}{row['clips']:7}{cells[0]:11.2f}{cells[1]:9.2f}{cells[2]:9.2f}{cells[3]:>8}")
     ratios = {}
     for ours, theirs, bar in BARS:
         if ours in report and theirs in report:
-            pair = [statistics.median(a / b for a, b in zip(s[ours], s[theirs])) for s in (whole, steady)]
-            ratios[f"{ours} / {theirs}"] = {
-                "whole": round(pair[0], 4),
-                "steady": round(pair[1], 4),
-                "bar": round(bar, 4),
-            }
-            print(f"{ours} / {theirs}: {pair[0]:.4f} whole, {pair[1]:.4f} steady (bar: {bar:.4f})")
-    _, found = measure("breakdown", passed, arguments.limit)
+            pairs = [
+                statistics.median(a / b for a, b in zip(s[ours], s[theirs], strict=True)) for s in (whole, steady, wall)
+            ]
+            told = "" if bar is None else f" (bar: {bar:.3f})"
+            ratios[f"{ours} / {theirs}"] = {**dict(zip(("whole", "steady", "wall"), pairs)), "bar": bar}
+            print(f"{ours} / {theirs}: {pairs[0]:.3f} whole, {pairs[1]:.3f} steady, {pairs[2]:.3f} wall time{told}")
+    found = json.loads(measure("breakdown", passed, arguments.limit, bytecode)[2].splitlines()[-1])
     show_breakdown(found)
     if arguments.json:
         report = {"manifest": arguments.manifest.name, "engines": report, "ratios": ratios, "breakdown": found}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def wer(clips: list[Any], texts: dict[str, str]) -> float:
+    """texts: by path, whose order is that of the clips."""
+    from edge_asr.metrics import ErrorCounts, word_errors
+
+    said = [text for _, text in sorted(texts.items())]
+    return round(sum((word_errors(c.text, text) for c, text in zip(clips, said)), ErrorCounts()).percent, 2)
 
 
 if __name__ == "__main__":
