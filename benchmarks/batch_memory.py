@@ -16,9 +16,7 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +113,9 @@ def workers(options: dict[str, Any], n_workers: int, minutes: float) -> None:
 
 
 def child(*arguments: str) -> dict[str, Any]:
+    import subprocess  # not in the children, whose memory counts
+    import tempfile
+
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as bytecode:
         for _ in range(2):  # the first run compiles

@@ -29,7 +29,7 @@ from edge_asr.errors import (
     ModelMismatchError,
     ModelNotFoundError,
 )
-from edge_asr.memory import give_back_heap, map_large_arrays
+from edge_asr.memory import give_back_code, give_back_heap, map_large_arrays
 from edge_asr.topology import CtcGraph, add_topology, pack, to_decoding_fst, unpack
 from edge_asr.transducer import (
     Transducer,
@@ -117,6 +117,7 @@ def load_graph(directory: str | Path, tokens_sha256: str | None = None, word_cos
     fst = to_decoding_fst(columns, cost)
     del columns
     give_back_heap()
+    give_back_code()
     return Graph(fst, words, PackedSpellings(*spellings), config)
 
 
