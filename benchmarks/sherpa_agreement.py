@@ -129,7 +129,7 @@ def ours(
     from edge_asr.endpoint import EndpointRules
     from edge_asr.recognizer import Recognizer
 
-    never = EndpointRules(float("inf"), float("inf"), float("inf"))
+    never = EndpointRules.never()
     options: dict[str, Any] = {"precision": precision, "decoder": decoder, "endpoint": never}
     if graph is not None and decoder == "graph":
         options["graph"] = graph

@@ -1,5 +1,6 @@
-"""When an utterance is over: Kaldi's three rules, with the names and defaults that sherpa-onnx users know."""
+"""When an utterance is over: Kaldi's three rules, by the names and defaults of sherpa-onnx, and a fourth."""
 
+import math
 from dataclasses import dataclass, fields
 
 from edge_asr.errors import UsageError
@@ -14,12 +15,19 @@ class EndpointRules:
     rule1_min_trailing_silence: float = 2.4  # though nothing was said
     rule2_min_trailing_silence: float = 1.2  # after something was said
     rule3_min_utterance_length: float = 20.0  # whatever happens: it bounds the memory of the search
+    rule4_min_utterance_length: float = 12.0  # rule 3 is near and may cut a word: better the next pause
+    rule4_min_trailing_silence: float = 0.4  # such a pause
 
     def __post_init__(self) -> None:
         for field in fields(self):
             seconds = getattr(self, field.name)
             if not seconds > 0:
                 raise UsageError(f"{field.name} must be more than 0 seconds, have {seconds}; inf switches the rule off")
+
+    @classmethod
+    def never(cls) -> "EndpointRules":
+        """No rule: an utterance lasts as long as its stream."""
+        return cls(*(math.inf for _ in fields(cls)))
 
 
 class Endpoint:
@@ -30,15 +38,19 @@ class Endpoint:
 
     def possible(self, n_frames: int, most_trailing_blank: int) -> bool:
         """Whether `detected` may hold where no more than so many frames are blank at the end."""
-        least_s = min(self.rules.rule1_min_trailing_silence, self.rules.rule2_min_trailing_silence)
-        return most_trailing_blank * FRAME_S >= least_s or n_frames * FRAME_S >= self.rules.rule3_min_utterance_length
+        return self._holds(n_frames, most_trailing_blank, said_something=True)
 
     def detected(self, n_frames: int, n_trailing_blank: int) -> bool:
         """n_frames: decoded so far; n_trailing_blank: those since the last token on the decoder's best path."""
-        silence_s = n_trailing_blank * FRAME_S
-        said_something = n_frames > n_trailing_blank
+        return self._holds(n_frames, n_trailing_blank, said_something=n_frames > n_trailing_blank)
+
+    def _holds(self, n_frames: int, n_trailing_blank: int, said_something: bool) -> bool:
+        rules, length_s, silence_s = self.rules, n_frames * FRAME_S, n_trailing_blank * FRAME_S
+        pause_s = rules.rule2_min_trailing_silence
+        if length_s >= rules.rule4_min_utterance_length:
+            pause_s = min(pause_s, rules.rule4_min_trailing_silence)
         return (
-            silence_s >= self.rules.rule1_min_trailing_silence
-            or (said_something and silence_s >= self.rules.rule2_min_trailing_silence)
-            or n_frames * FRAME_S >= self.rules.rule3_min_utterance_length
+            silence_s >= rules.rule1_min_trailing_silence
+            or (said_something and silence_s >= pause_s)
+            or length_s >= rules.rule3_min_utterance_length
         )

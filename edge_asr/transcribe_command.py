@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_work_options(parser.add_argument_group("work"))
     _add_raw_options(parser.add_argument_group("raw samples on standard input"))
     add_recognizer_options(parser, None, "as large as the model takes, up to 2560")
-    segments = parser.add_argument_group("where a segment ends (Kaldi's rules)")
+    segments = parser.add_argument_group("where a segment ends (Kaldi's rules, and rule 4)")
     for name, text in RULES.items():
         told = f"{text} (default {getattr(EndpointRules, name)})"
         segments.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="S", help=told)
@@ -84,6 +84,8 @@ RULES = {
     "rule1_min_trailing_silence": "after so much silence, though nothing was said",
     "rule2_min_trailing_silence": "after so much silence, once something was said",
     "rule3_min_utterance_length": "after so long a time, whatever is being said",
+    "rule4_min_utterance_length": "after so long a time, at a pause",
+    "rule4_min_trailing_silence": "such a pause",
 }
 
 

@@ -57,6 +57,8 @@ def transcribe(
     rule1_min_trailing_silence: float | None = None,
     rule2_min_trailing_silence: float | None = None,
     rule3_min_utterance_length: float | None = None,
+    rule4_min_utterance_length: float | None = None,
+    rule4_min_trailing_silence: float | None = None,
     raw_rate: int | None = None,
     raw_format: str = "s16le",
     raw_channels: int = 1,

@@ -38,9 +38,18 @@ def test_speech_without_a_pause_ends_after_rule_3() -> None:
     assert first_endpoint([True] * 1000) == 500  # 20 s
 
 
+def test_a_pause_ends_a_long_utterance_before_rule_3_cuts_a_word() -> None:
+    pause = [False] * 10  # 0.4 s
+    assert first_endpoint([True] * 200 + pause + [True] * 104 + pause + [True] * 400) == 324  # the one after 12 s
+    assert first_endpoint(([True] + [False] * 9) * 400) == 500  # none is long enough
+    longer = EndpointRules(rule4_min_trailing_silence=0.48, rule4_min_utterance_length=2.0)
+    assert first_endpoint([True] * 60 + pause + [True] * 30 + [False] * 20, longer) == 112
+
+
 def test_each_rule_can_be_switched_off() -> None:
     assert first_endpoint([False] * 400, EndpointRules(rule1_min_trailing_silence=NEVER)) is None
     assert first_endpoint([True] * 5000, EndpointRules(rule3_min_utterance_length=NEVER)) is None
+    assert first_endpoint(([True] * 9 + [False] * 9) * 200, EndpointRules.never()) is None
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan])

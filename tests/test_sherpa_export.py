@@ -27,7 +27,7 @@ from edge_asr.sherpa_export import STATES, check_order, export_sherpa, verify, w
 sherpa_onnx = pytest.importorskip("sherpa_onnx")
 
 RATE = 16_000
-NEVER = EndpointRules(float("inf"), float("inf"), float("inf"))
+NEVER = EndpointRules.never()
 PHRASES = ("turn the light on", "one two three", "off", "four five four", "the light", "three three two one")
 
 

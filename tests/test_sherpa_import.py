@@ -23,7 +23,7 @@ from edge_asr.zipformer import SILENCE, TAIL_FRAMES, ZipformerSession, open_mode
 sherpa_onnx = pytest.importorskip("sherpa_onnx")
 
 RATE = 16_000
-NEVER = EndpointRules(float("inf"), float("inf"), float("inf"))
+NEVER = EndpointRules.never()
 
 
 @pytest.fixture(scope="module")
