@@ -31,7 +31,7 @@ def test_silence_after_a_word_ends_after_rule_2() -> None:
 
 
 def test_a_pause_shorter_than_rule_2_ends_nothing() -> None:
-    assert first_endpoint(([True] + [False] * 29) * 10) is None
+    assert first_endpoint(([True] + [False] * 29) * 9) is None
 
 
 def test_speech_without_a_pause_ends_after_rule_3() -> None:
