@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from edge_asr.audio import AudioFile, load_audio
 from edge_asr.errors import EdgeAsrError
+from edge_asr.model_files import DEFAULT_MODEL
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from broken_audio import any_wav, mutate, recordings
@@ -380,7 +381,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", default="tcn-small")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--folder", type=Path, help="where files are kept; default: a temporary folder")
     parser.add_argument("--show", type=int, metavar="NUMBER")
     parser.add_argument("--json", action="store_true")

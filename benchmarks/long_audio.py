@@ -30,6 +30,7 @@ import soundfile
 
 from edge_asr.audio import SAMPLE_RATE, AudioFile, load_audio
 from edge_asr.audio_parts import find_mpeg_frames, mpeg_frame_bytes
+from edge_asr.model_files import DEFAULT_MODEL
 
 CLIP = Path(__file__).parent.parent / "samples" / "sentence-river.wav"
 MINUTE = 60 * SAMPLE_RATE
@@ -151,7 +152,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=10)
     parser.add_argument("--recognise-hours", type=float, default=0.5)
     parser.add_argument("--kinds", default="pipe,sparse,flac,mp3,m4a,recognised")
-    parser.add_argument("--model", default="tcn-small")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     spawn, figures = multiprocessing.get_context("spawn"), {}

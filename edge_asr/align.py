@@ -1,6 +1,6 @@
 """Forced alignment: which pronunciation each word of a known text was said with, and when.
 
-    edge-asr align --manifest train.jsonl --model tcn-small --out aligned.jsonl
+    edge-asr align --manifest train.jsonl --out aligned.jsonl
 
 Training takes the first pronunciation of every word, unless a manifest says better: this command adds
 `pronunciations`, a string of phones for each word, beside `word_times` (s) and `alignment`, the mean confidence of the
@@ -29,7 +29,7 @@ from edge_asr.decoder import GraphDecoder, Word
 from edge_asr.errors import AlignmentError, EdgeAsrError
 from edge_asr.features import fbank
 from edge_asr.graph import EPSILON, Graph, compile_graph, spell
-from edge_asr.model_files import ModelFiles
+from edge_asr.model_files import DEFAULT_MODEL, ModelFiles
 from edge_asr.runtime import EncoderSession, EncoderStream, advance
 from edge_asr.tokens import Lexicon, TokenTable
 from edge_asr.transducer import from_arcs
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--manifest", required=True, type=Path, help="JSON lines: audio_filepath, duration, text")
     parser.add_argument("--out", required=True, type=Path, help="manifest to write")
-    parser.add_argument("--model", default="tcn-small", help="name of an installed model or path of a model folder")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="name of an installed model or path of a model folder")
     parser.add_argument("--lexicon", help="file of `word p1 p2 …` lines that replace CMUdict's")
     parser.add_argument(
         "--drop-below", type=float, default=0.0, metavar="SCORE", help="leave clips out whose `alignment` is lower"

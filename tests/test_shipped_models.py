@@ -14,11 +14,11 @@ from edge_asr import Recognizer
 from edge_asr.audio import load_audio
 from edge_asr.evaluate import evaluate
 from edge_asr.features import fbank
-from edge_asr.model_files import ModelFiles, read_config
+from edge_asr.model_files import DEFAULT_MODEL, ModelFiles, read_config
 from edge_asr.runtime import EncoderSession, EncoderStream, advance
 
 ROOT = Path(__file__).parent.parent
-MODELS = ("tcn-small", "lstm-small", "attention-small")
+MODELS = ("tcn-small", "tcn-base", "lstm-small", "attention-small")
 CHUNKS = (8, 16, 32, 64, 400)  # feature frames: 80 ms … 4 s
 
 
@@ -74,7 +74,7 @@ def test_the_text_is_the_same_for_every_chunk(name):
 
 
 def test_the_default_model_hears_the_clean_samples():
-    report, results = evaluate(ROOT / "samples" / "manifest.jsonl", {"model": str(ROOT / "models" / "tcn-small")})
+    report, results = evaluate(ROOT / "samples" / "manifest.jsonl", {"model": str(ROOT / "models" / DEFAULT_MODEL)})
     clean = [r.errors for r in results if not Path(r.clip.audio_filepath).name.startswith("noisy")]
     errors = sum(e.n_substitutions + e.n_insertions + e.n_deletions for e in clean)
     assert errors / sum(e.n_reference for e in clean) < 0.25
@@ -88,7 +88,7 @@ def test_int8_costs_at_most_three_percent_of_the_word_errors(name):
 
 
 def test_a_grammar_of_the_home_hears_its_commands():
-    recognizer = Recognizer(ROOT / "models" / "tcn-small", grammar=ROOT / "samples" / "grammars" / "home.txt")
+    recognizer = Recognizer(ROOT / "models" / DEFAULT_MODEL, grammar=ROOT / "samples" / "grammars" / "home.txt")
     text = " ".join(s.text for s in recognizer.transcribe(ROOT / "samples" / "command-lights.wav"))
     assert text == "turn on the lights in the kitchen"
 
