@@ -45,7 +45,9 @@ def as_mono(samples: np.ndarray) -> tuple[np.ndarray, int]:
         samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
     elif not np.issubdtype(samples.dtype, np.floating):
         raise StreamError(f"samples must be float in ±1 or signed integers, got {samples.dtype}; convert them first")
-    samples, n_replaced = replace_damaged(samples.astype(np.float32, copy=False))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes Inf, which is damaged
+        samples = samples.astype(np.float32, copy=False)
+    samples, n_replaced = replace_damaged(samples)
     return (samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)), n_replaced
 
 

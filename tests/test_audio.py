@@ -119,6 +119,11 @@ def test_integer_samples_are_scaled_to_one():
     assert as_mono(np.array([[2**30, -(2**31)]], np.int32))[0].tolist() == [-0.25]
 
 
+def test_a_float64_that_float32_cannot_hold_is_damaged():
+    samples, n_replaced = as_mono(np.array([0.5, 6.8e38, -1e300]))
+    assert (samples.tolist(), n_replaced) == ([0.5, 0.0, 0.0], 2)
+
+
 @pytest.mark.parametrize("samples", [np.zeros((2, 2, 2)), np.array(["a"]), np.zeros(3, np.uint8)])
 def test_arrays_that_are_no_samples_are_refused(samples):
     with pytest.raises(StreamError, match="samples must be"):
