@@ -16,6 +16,7 @@ import soundfile
 from tones import speak
 from virtual_microphone import VirtualMicrophone, what_is_missing
 
+from edge_asr.metrics import word_errors
 from edge_asr.model_files import DEFAULT_MODEL, installed_models
 from edge_asr.recognizer import Recognizer
 
@@ -92,20 +93,16 @@ class Listening:
 
 
 def hear(microphone: VirtualMicrophone, model: Path, clips: list[Path], saved: Path) -> tuple[list[str], dict]:
-    """The text of each clip, spoken one after the other into one session; its summary."""
+    """The utterances of a session into which the clips are spoken, one after the other; its summary."""
     with Listening(microphone, "--model", str(model), "--save-audio", str(saved)) as listening:
         listening.wait_for("listening")
-        n_before, texts = 0, []
         for clip in clips:
+            n_before = len(listening.all("final"))
             microphone.play(clip)
             listening.wait_for("final", n_before + 1)
-            finals = listening.all("final")
-            texts.append(" ".join(event["text"] for event in finals[n_before:]))
-            n_before = len(finals)
         summary = listening.interrupt()
-    assert [event["text"] for event in listening.all("final")] == [
-        segment.text for segment in Recognizer(model).transcribe(saved)
-    ]
+    texts = [event["text"] for event in listening.all("final")]
+    assert texts == [segment.text for segment in Recognizer(model).transcribe(saved)]
     return texts, summary
 
 
@@ -135,9 +132,10 @@ def test_the_microphone_hears_of_the_samples_what_transcribe_reads(microphone, t
         clips.append(tmp_path / f"{Path(name).stem}.wav")
         samples, rate_hz = soundfile.read(SAMPLES / name)  # paplay knows fewer formats
         soundfile.write(clips[-1], samples, rate_hz, subtype="FLOAT")
-    read = [" ".join(segment.text for segment in recognizer.transcribe(SAMPLES / name)) for name in SPOKEN_SAMPLES]
+    read = " ".join(segment.text for name in SPOKEN_SAMPLES for segment in recognizer.transcribe(SAMPLES / name))
     texts, summary = hear(microphone, model, clips, tmp_path / "heard.wav")
-    assert texts == read
+    # a busy machine may stutter while it plays, and other pauses may end the utterances
+    assert word_errors(read, " ".join(texts)).n_errors <= 0.1 * len(read.split())
     assert_nothing_lost(summary)
 
 
