@@ -23,7 +23,8 @@ from firmware_sim.latency import Interval
 from firmware_sim.ledger import arena_buffers, weight_storage
 from firmware_sim.planner import plan_arena
 from firmware_sim.published import leave_cell_out, leave_one_out, load_published, predict_duties
-from firmware_sim.simulator import ChunkLoad, Scenario, simulate
+from firmware_sim.scenario import ChunkLoad, Scenario
+from firmware_sim.simulator import simulate
 from firmware_sim.target import load_target
 
 

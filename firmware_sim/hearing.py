@@ -17,7 +17,7 @@ from edge_asr.errors import UsageError
 from edge_asr.metrics import count_errors, normalise
 from edge_asr.recognizer import Recognizer
 from firmware_sim.model import Model
-from firmware_sim.simulator import BLOCK_SAMPLES
+from firmware_sim.scenario import BLOCK_SAMPLES
 
 HOP_MS = 10
 

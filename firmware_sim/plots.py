@@ -13,7 +13,7 @@ from firmware_sim.cost import WITH_MACS
 from firmware_sim.device import Device
 from firmware_sim.latency import OpTime, rates
 from firmware_sim.ledger import Ledger
-from firmware_sim.simulator import BLOCK_S, BLOCK_SAMPLES, Run
+from firmware_sim.scenario import BLOCK_S, BLOCK_SAMPLES, Run
 from firmware_sim.verdict import Assessment
 
 BOUND_COLOURS = {"compute": "#2b6cb0", "memory": "#dd6b20", "overhead": "#a0aec0"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from firmware_sim.latency import Interval, OpTime
 from firmware_sim.ledger import Ledger
-from firmware_sim.simulator import Run
+from firmware_sim.scenario import Run
 from firmware_sim.verdict import Assessment, Breaking, first_to_break
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from firmware_sim.cost import KNOWN, VIEWS, OpCost
+from firmware_sim.cost import OpCost
 from firmware_sim.device import Figure, check_evidence, refuse_unknown, text
 from firmware_sim.errors import DeviceError
+from firmware_sim.operators import KNOWN, VIEWS
 
 RUNTIME_DIR = Path(__file__).parent / "runtimes"
 KEYS = {

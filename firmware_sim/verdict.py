@@ -12,16 +12,8 @@ from firmware_sim.latency import Interval, OpTime, chunk_latency, chunk_times, e
 from firmware_sim.ledger import Ledger, flash_ledger, plan_model, ram_ledger
 from firmware_sim.model import Model
 from firmware_sim.planner import Plan
-from firmware_sim.simulator import (
-    BLOCK_S,
-    BLOCK_SAMPLES,
-    ChunkLoad,
-    Run,
-    Scenario,
-    background_tasks,
-    response_time,
-    simulate,
-)
+from firmware_sim.scenario import BLOCK_S, BLOCK_SAMPLES, ChunkLoad, Run, Scenario
+from firmware_sim.simulator import background_tasks, response_time, simulate
 from firmware_sim.target import Target, load_target
 
 # Exit code of each broken budget; with several, the first of this order.

@@ -7,16 +7,13 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from tones import speak
 
 from edge_asr import compare
 from edge_asr.checkpoint import save_checkpoint, training_record
@@ -24,9 +21,7 @@ from edge_asr.claims import FAILS, HOLDS, OPEN, PARTLY, claims, notes, paired_di
 from edge_asr.cli import main
 from edge_asr.compare import MISSING, as_json, as_markdown, as_text
 from edge_asr.compare_page import beats, html_page
-from edge_asr.evaluate import evaluate
 from edge_asr.measured import CHUNKS_MS, Model, load_models
-from edge_asr.train_config import build_parser, config_from
 
 ROOT = Path(__file__).parent.parent
 STAMP = {"date": "2026-01-02T03:04Z", "command": "measure all", "load": 0.5,
@@ -338,81 +333,7 @@ def test_a_run_carries_the_record_of_the_runs_it_started_from(tmp_path):
     assert training_record(load_checkpoint(second))["started_from"] == {"run": "first"}
 
 
-# --- measuring, cards, recipes -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def speech(tmp_path) -> Path:
-    """Dev sets of tones, two speakers each."""
-    (tmp_path / "speech").mkdir()
-    for name, texts in (
-        ("dev-clean", ["turn on the light", "one two three", "four five", "turn the light off", "one one one two"]),
-        ("dev-accent", ["two five"]),
-        ("dev-commands", ["one", "five"]),
-        ("dev-digits", ["three"]),
-    ):
-        rows = []
-        for i, text in enumerate(texts):
-            path = tmp_path / "speech" / f"{name}-{i}.wav"
-            soundfile.write(path, speak(text), 16_000)
-            rows.append({"audio_filepath": path.name, "duration": soundfile.info(path).duration,
-                         "text": text.replace("five", "nine"), "speaker": f"s{i % 2}"})  # fmt: skip
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / "speech" / f"{name}.jsonl").write_text(lines)
-    return tmp_path / "speech"
-
-
-@pytest.fixture
-def copied(tone_model, tmp_path) -> Path:
-    import shutil
-
-    shutil.copytree(tone_model.parent, tmp_path / "made")
-    config = tmp_path / "made" / tone_model.name / "config.json"
-    export = {"parameters": 1000, "int8_bytes": 9000, "fp32_bytes": 9000, "int8_token_changes_percent": 0.0}
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"encoder": "tcn", "export": export}))
-    return tmp_path / "made" / tone_model.name
-
-
-def test_measuring_gives_what_evaluating_gives_and_is_never_done_twice(benchmarks, copied, speech, monkeypatch):
-    import measure_models
-    import measure_speed
-
-    monkeypatch.setattr(measure_speed, "pocketsphinx_decoder", lambda: None)
-    arguments = [str(speech), "--folder", str(copied.parent), "--models", copied.name, "--speed-clips", "2"]
-    measure_models.main(arguments)
-    results = json.loads((copied / "results.json").read_text())
-    for name, options in (
-        ("dev-clean", {}),
-        ("dev-clean 80 ms", {"chunk_ms": 80}),
-        ("dev-clean fp32", {"precision": "fp32"}),
-    ):
-        figures, _ = evaluate(speech / "dev-clean.jsonl", {"model": str(copied), **options})
-        assert results["rows"][name]["wer"] == figures["wer"] > 0
-    assert "dev-clean device graph" not in results["rows"]  # this model has none
-    assert results["rows"]["dev-clean"]["worst_words"] == [["nine", 1, 1]]
-    assert sum(words for _, words, _ in results["rows"]["dev-clean"]["speakers"].values()) == 17
-    assert results["cost"]["int8 320 ms"]["macs_per_s"] == 320 * 40 * 25  # one product of 320 by 40 each 40 ms
-    assert results["speed"]["run"]["chunks"]["320"]["ratio_to_fastest"] == 1
-    assert results["rows"]["dev-clean"]["measured"]["machine"]["cores"] >= 1
-    card = (copied / "README.md").read_text()
-    assert "most often misheard in dev-clean: nine 1/1" in card
-    found = load_models([str(copied)])[0]
-    assert (found.row("dev-clean")["words"], found.stale) == (17, ())
-
-    def never(*arguments):
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(measure_models.Bench, "figures", never)
-    monkeypatch.setattr(measure_models, "cost_of", never)
-    measure_models.main([*arguments[:-1], "0"])
-    graph = copied.parent / "graphs" / "words" / "config.json"
-    graph.write_text(json.dumps(json.loads(graph.read_text()) | {"files": {"graph.fst": {"crc32": "another"}}}))
-    found = load_models([str(copied)])[0]
-    assert "dev-clean" in found.stale
-    assert "dev-commands with grammar" not in found.stale
-    assert "another graph" in "\n".join(notes([found]))
-    with pytest.raises(AssertionError, match="measured again"):
-        measure_models.main([*arguments, "--again"])
+# --- cards ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_card_says_hours_seeds_licences_and_what_the_model_is_bad_at(benchmarks, models):
@@ -427,66 +348,3 @@ def test_a_card_says_hours_seeds_licences_and_what_the_model_is_bad_at(benchmark
     bare = {"schema": 1, "rows": {"dev-clean": {k: v for k, v in row_of("dev-clean", 0.1).items() if "clip" not in k}
                                   | {"clips": 3}}}  # fmt: skip
     assert "What it is bad at" in model_card.card("x", {**models[2].config, "training": None}, bare, "")
-
-
-@pytest.fixture
-def make(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "models"))
-    import make
-
-    return make
-
-
-def test_every_recipe_is_a_run_that_the_trainer_takes_and_the_compared_share_one_schedule(make):
-    configs = {}
-    for name, recipe in make.read_recipes().items():
-        for command in make.train_commands(name, recipe, Path("speech"), Path("runs"), 1):
-            configs[name] = config_from(build_parser().parse_args(command[3:]))
-        assert (configs[name].encoder, configs[name].out) == (name.partition("-")[0], f"runs/{name}")
-        assert set(recipe["decoder"]) <= {"acoustic_scale", "beam", "max_active", "word_cost", "blank_skip"}
-    schedules = [
-        replace(configs[name], out="", init="", encoder="", size="")
-        for name in ("tcn-small", "lstm-small", "attention-small", "tcn-tiny")
-    ]
-    assert all(schedule == schedules[0] for schedule in schedules)
-    assert (ROOT / configs["tcn-base"].init / "encoder.onnx").is_file()
-
-
-def test_stages_start_from_one_another_and_override_the_schedule(make, tmp_path):
-    path = tmp_path / "recipes.toml"
-    path.write_text(
-        "[align]\nmodel = 'x'\n"
-        "[train]\npasses = 5.0\naugment = { room = 0.1, noise = 0.2 }\n[export]\ngraph = 'g'\nexclude = ['a', 'b']\n"
-        "[decoder]\nbeam = 9.0\n[models.m]\nencoder = 'tcn'\ndecoder = { beam = 7.0 }\n"
-        "stages = [{}, { passes = 1.0, augment = { room = 0.0 } }]\n"
-    )
-    recipe = make.read_recipes(path)["m"]
-    first, second = make.train_commands("m", recipe, Path("s"), Path("r"), 2)
-    one, two = (config_from(build_parser().parse_args(c[c.index("edge_asr.train") + 1 :])) for c in (first, second))
-    assert (one.out, two.out, two.init, one.passes, two.passes) == ("r/m-1", "r/m", "r/m-1/final.pt", 5.0, 1.0)
-    assert (one.augment.room, two.augment.room, two.augment.noise) == (0.1, 0.0, 0.2)
-    assert recipe["decoder"] == {"beam": 7.0}
-    assert make.align_command(recipe, Path("s"), Path("r"))[-2:] == ["--model", "x"]
-    assert make.export_command("m", recipe, Path("s"), Path("r"), Path("f"))[-3:] == ["--exclude", "a", "b"]
-
-
-def test_a_run_of_another_recipe_is_not_taken_for_this_one(make, tmp_path, monkeypatch):
-    ran = []
-    monkeypatch.setattr(make, "run", ran.append)
-    command = ["python", "-m", "edge_asr.train", "--passes", "1", "--out", str(tmp_path / "m")]
-    make.train(command)
-    make.train(command)  # stopped before final.pt: goes on
-    (tmp_path / "m" / "final.pt").write_bytes(b"")
-    make.train(command)  # finished
-    assert len(ran) == 2
-    command[4] = "2"
-    with pytest.raises(make.TrainingError, match="another recipe"):
-        make.train(command)
-
-
-def test_making_an_unknown_model_names_the_known_ones(make, capsys, tmp_path):
-    assert make.main(["nothing", "speech"]) == 2
-    assert "tcn-small" in capsys.readouterr().err
-    assert make.main(["tcn-tiny", "speech", "--dry-run", "--runs", str(tmp_path)]) == 0
-    steps = [line.split()[2] for line in capsys.readouterr().out.splitlines()[:4]]
-    assert steps == ["edge_asr.cli", "edge_asr.train", "edge_asr.train", "edge_asr.cli"]  # align, two stages, export

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from firmware_sim.device import Task, load_device
 from firmware_sim.errors import BudgetError
 from firmware_sim.latency import Interval
-from firmware_sim.simulator import ChunkLoad, Scenario, response_time, simulate
+from firmware_sim.scenario import ChunkLoad, Scenario
+from firmware_sim.simulator import response_time, simulate
 
 DOT = load_device("echo-dot-3")
 
