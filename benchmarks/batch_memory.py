@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_asr.engines import DEFAULT_BATCH
+from edge_asr.engines import files_at_a_time
+from edge_asr.model_files import DEFAULT_MODEL
 
 BARS_MB = {"general": 300, "device": 120}
 RATE_HZ = 16_000
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--decoder", choices=("graph", "greedy"))
     parser.add_argument("--beam", type=float)
     parser.add_argument("--hours", type=float, nargs="*", default=[0.05, 0.2], help="lengths of the file")
-    parser.add_argument("--streams", type=int, default=DEFAULT_BATCH, help="files that a worker hears at a time")
+    parser.add_argument("--streams", type=int, help="files that a worker hears at a time")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1, help="length of the files of the workers; 0: no workers")
     parser.add_argument("--json", type=Path)
@@ -142,7 +143,8 @@ def main() -> None:
     named = {name: getattr(arguments, name) for name in ("model", "graph", "decoder", "beam")}
     options = {"chunk_ms": None, **{name: value for name, value in named.items() if value is not None}}
     if arguments.child == "file":
-        return one_worker(options, arguments.hours[0], arguments.streams)
+        n_streams = arguments.streams or files_at_a_time({"model": DEFAULT_MODEL, **options})
+        return one_worker(options, arguments.hours[0], n_streams)
     if arguments.child == "workers":
         return workers(options, arguments.workers, arguments.minutes)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edge_asr.errors import EdgeAsrError, UsageError
+from edge_asr.model_files import find_model, own_graph
 
 if TYPE_CHECKING:
     from edge_asr.audio import RawFormat
@@ -24,11 +25,14 @@ DEFAULT_BATCH = 4  # more take memory for each and save hardly any time: a chunk
 
 @dataclass(frozen=True)
 class Engine:
-    """name: of ENGINES; workers: processes, None for one on each core; batch_size: files that a worker has open."""
+    """name: of ENGINES; workers: processes, None for one on each core.
+
+    batch_size: files that a worker has open; None for one beside a graph, and four in greedy search.
+    """
 
     name: str = "local"
     workers: int | None = None
-    batch_size: int = DEFAULT_BATCH
+    batch_size: int | None = None
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
@@ -36,7 +40,7 @@ class Engine:
             raise UsageError(f"engine must be one of {', '.join(ENGINES)}; got {self.name!r}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be 1 or more, got {self.workers}; leave it out for one on each core")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size must be 1 or more files, got {self.batch_size}")
         if self.ray_address is not None and self.name != "ray":
             raise UsageError("ray_address needs engine 'ray'; give both")
@@ -53,15 +57,29 @@ class Engine:
         options: keywords of Recognizer. on_heard: told seconds of audio as they are heard, where the engine can.
         Raises what Recognizer raises, DependencyError, WorkerError.
         """
+        batch_size = self.batch_size or files_at_a_time(options)
         if self.name == "ray":
             from edge_asr.ray_engine import transcribe_on_ray
 
-            return transcribe_on_ray(options, paths, self.workers, self.batch_size, self.ray_address)
+            return transcribe_on_ray(options, paths, self.workers, batch_size, self.ray_address)
         from edge_asr.batch import run_workers
 
         n_workers = self.n_workers(len(paths))
         share = -(-len(paths) // n_workers)  # no worker takes what another could do at the same time
-        return run_workers(options, paths, n_workers, min(self.batch_size, share), on_heard)
+        return run_workers(options, paths, n_workers, min(batch_size, share), on_heard)
+
+
+def files_at_a_time(options: Mapping[str, Any]) -> int:
+    """Files that a worker has open by default, for keywords of Recognizer.
+
+    In greedy search the encoder is nearly all there is to do, and a batch of files its cheapest form. Beside a graph's
+    search it saves a hundredth, and every file open takes memory for its chunk and its paths.
+    """
+    decoder = options.get("decoder")
+    searches = "grammar" in options or "graph" in options or decoder == "graph"
+    if decoder is None and not searches:
+        searches = own_graph(find_model(options["model"])) is not None
+    return 1 if searches else DEFAULT_BATCH
 
 
 def usable_cores() -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_asr.engines import Engine, hear_one
 from edge_asr.errors import OutputError, OutputFullError, UsageError
-from edge_asr.model_files import CONFIG, find_model, read_config
+from edge_asr.model_files import find_model, own_graph
 from edge_asr.outputs import OutputFolder, settings_id
 from edge_asr.progress import Progress, Summary, above_bar, say
 from edge_asr.sources import STANDARD_INPUT, Failure, Recording, find_recordings, shown
@@ -66,7 +66,7 @@ class Job:
         options = {name: value for name, value in self.recognition.items() if name not in SPEED_OPTIONS}
         model = find_model(options.pop("model"))
         grammar, graph = options.pop("grammar", None), options.pop("graph", None)
-        folders = [model, *([Path(graph)] if graph else _own_graph(model))]
+        folders = [model, *(folder for folder in [Path(graph) if graph else own_graph(model)] if folder is not None)]
         folders = [folder for folder in folders if folder.is_dir()]  # what is missing is told when it is loaded
         return settings_id(options, folders, [Path(grammar)] if grammar else [], self.layout)
 
@@ -81,11 +81,6 @@ class Job:
         if n > 1:
             parts.append(f"{n} workers")
         return ", ".join([*parts, "on Ray"] if self.engine.name == "ray" else parts)
-
-
-def _own_graph(model: Path) -> list[Path]:
-    relative = read_config(model).get("graph") if (model / CONFIG).is_file() else None
-    return [model / str(relative)] if relative else []
 
 
 class Run:

@@ -128,6 +128,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def own_graph(directory: Path) -> Path | None:
+    """The graph that a model folder names, unchecked; None for one that has only greedy search."""
+    relative = read_config(directory).get("graph") if (directory / CONFIG).is_file() else None
+    return directory / str(relative) if relative else None
+
+
 def check_file(directory: Path, name: str, config: Mapping[str, Any]) -> None:
     """Raises: ModelNotFoundError, ModelDamagedError where a file is not the one that was sealed."""
     path = directory / name

@@ -126,7 +126,9 @@ def _add_work_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--dry-run", action="store_true", help="only list what would be read and written")
     group.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
-    group.add_argument("--batch-size", type=int, metavar="N", help="files that a worker hears at a time (default 4)")
+    group.add_argument(
+        "--batch-size", type=int, metavar="N", help="files that a worker hears at a time (default 1; greedy 4)"
+    )
     group.add_argument("--engine", choices=ENGINES, help="local (default), or a Ray cluster that sees the same files")
     group.add_argument(
         "--ray-address", metavar="ADDRESS", help="of the cluster (default: RAY_ADDRESS, else one on this machine)"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from edge_asr.endpoint import EndpointRules
-from edge_asr.engines import DEFAULT_BATCH, Engine, hear
+from edge_asr.engines import Engine, hear
 from edge_asr.errors import UsageError
 from edge_asr.jobs import Job, Run
 from edge_asr.model_files import DEFAULT_MODEL
@@ -103,7 +103,7 @@ def transcribe_files(
     resume: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     quiet: bool = False,

@@ -1,7 +1,9 @@
 """Many files at once: each file's text is what it gives alone, and no file's trouble is another's."""
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections import Counter
 
@@ -12,7 +14,9 @@ from tones import speak
 
 from edge_asr import batch
 from edge_asr.batch import FileResult, run_workers, transcribe_files
+from edge_asr.engines import DEFAULT_BATCH, files_at_a_time
 from edge_asr.errors import AudioFormatError, AudioNotFoundError, ModelNotFoundError, WorkerError
+from edge_asr.model_files import own_graph
 from edge_asr.recognizer import Recognizer
 
 SENTENCES = ["one two", "turn off the light", "five four three two one", "on", "", "the light", "turn on", "three"]
@@ -153,3 +157,21 @@ def test_leaving_early_ends_the_workers(tone_model, recordings):
     next(results)
     results.close()
     assert multiprocessing.active_children() == []
+
+
+def test_files_at_a_time_by_default(tone_model, tmp_path):
+    """One beside a graph, whose memory counts; several where the encoder is all there is to do."""
+    assert own_graph(tone_model) is not None
+    bare = tmp_path / "bare"
+    shutil.copytree(tone_model, bare)
+    config = json.loads((bare / "config.json").read_text())
+    del config["graph"]
+    (bare / "config.json").write_text(json.dumps(config))
+    for options, expected in (
+        ({"model": tone_model}, 1),
+        ({"model": tone_model, "decoder": "greedy"}, DEFAULT_BATCH),
+        ({"model": bare}, DEFAULT_BATCH),
+        ({"model": bare, "grammar": "digits.txt"}, 1),
+        ({"model": bare, "graph": tone_model / "graph"}, 1),
+    ):
+        assert files_at_a_time(options) == expected
