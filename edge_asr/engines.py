@@ -73,7 +73,7 @@ def files_at_a_time(options: Mapping[str, Any]) -> int:
     """Files that a worker has open by default, for keywords of Recognizer.
 
     In greedy search the encoder is nearly all there is to do, and a batch of files its cheapest form. Beside a graph's
-    search it saves a hundredth, and every file open takes memory for its chunk and its paths.
+    search it saves one to seven hundredths, and every file open takes memory for its chunk and its paths.
     """
     decoder = options.get("decoder")
     searches = "grammar" in options or "graph" in options or decoder == "graph"
