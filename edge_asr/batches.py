@@ -35,7 +35,7 @@ class BatchPlan(torch.utils.data.Dataset):
         n_ranks: int,
     ) -> None:
         self.features, self.targets, self.seed = features, targets, (config.seed, epoch, rank)
-        self.n_views = 2 if config.consistency_weight else 1
+        self.n_views, self.undisturbed = 2 if config.consistency_weight else 1, bool(config.teacher)
         if config.average_every_s:  # ranks of unequal speed: each hears all the data, in an order of its own
             rng, rank, n_ranks = np.random.default_rng((config.seed, epoch, rank)), 0, 1
         else:
@@ -48,7 +48,7 @@ class BatchPlan(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((*self.seed, self.first + i))
-        return self.features.collate(self.plan[self.first + i], self.targets, rng, self.n_views)
+        return self.features.collate(self.plan[self.first + i], self.targets, rng, self.n_views, self.undisturbed)
 
 
 def loader_of(plan: BatchPlan) -> Iterator[dict[str, np.ndarray]]:

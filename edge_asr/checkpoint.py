@@ -71,6 +71,8 @@ def training_record(checkpoint: Mapping[str, Any], n_ancestors: int = 0) -> dict
         "augment": config.get("augment", {}),
         "curve": [[row["heard_h"], row["dev_crf"]] for row in checkpoint["dev_log"] if "dev_crf" in row],
     }
+    if config.get("teacher"):
+        record["teacher"] = {"name": name_of(config["teacher"]), "weight": config["teacher_weight"]}
     record["heard_h_in_all"] = record["heard_h"]
     if config.get("init"):
         record["started_from"] = {"run": name_of(config["init"])}  # all that is known where it is gone

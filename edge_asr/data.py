@@ -256,15 +256,16 @@ class FeatureSet:
         sample = self.features["dry"][:: max(1, len(self.features["dry"]) // 400_000)].astype(np.float32)
         self.mean, self.std = sample.mean(0), sample.std(0)
 
-    def draw(self, clip: Clip, rng: np.random.Generator, n_views: int = 1) -> list[np.ndarray]:
-        """Features (T, 80) float32 of one clip, augmented unless the set has no augmentation.
-
-        More than one view is the same speech at the same speed, all else drawn anew: frame t is the same sound in each.
-        """
-        speed = rng.uniform(*self.augment.speed) if self.augment else 1.0
-        return [self.view(clip, speed, rng) for _ in range(n_views)]
+    def plain(self, clip: Clip, speed: float = 1.0) -> np.ndarray:
+        """Features (T, 80) float32 of one clip as recorded, at another speed."""
+        features = self.features["dry"][clip.first_frame : clip.first_frame + clip.n_frames].astype(np.float32)
+        return features if speed == 1 else resample_features(features, speed, 1.0)
 
     def view(self, clip: Clip, speed: float, rng: np.random.Generator) -> np.ndarray:
+        """Features (T, 80) float32 of one clip, augmented unless the set has no augmentation.
+
+        Views at the same speed are the same speech, all else drawn anew: frame t is the same sound in each.
+        """
         config = self.augment
         variant = "room" if config and rng.random() < config.room else "dry"
         features = self.features[variant][clip.first_frame : clip.first_frame + clip.n_frames].astype(np.float32)
@@ -309,18 +310,33 @@ class FeatureSet:
             yield batches[k]
 
     def collate(
-        self, indices: list[int], targets: list[np.ndarray], rng: np.random.Generator, n_views: int = 1
+        self,
+        indices: list[int],
+        targets: list[np.ndarray],
+        rng: np.random.Generator,
+        n_views: int = 1,
+        undisturbed: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Draw and pad the clips of a batch; see the class for shapes. All first views come before all second ones."""
-        views = [self.draw(self.clips[i], rng, n_views) for i in indices]
-        drawn = [view[k] for k in range(n_views) for view in views]
+        """Draw and pad the clips of a batch; see the class for shapes. All first views come before all second ones.
+
+        undisturbed: with the clips as recorded, at the speed of their views, as a further array of that name.
+        """
+        speeds = [rng.uniform(*self.augment.speed) if self.augment else 1.0 for _ in indices]
+        chosen = [(self.clips[i], speed) for i, speed in zip(indices, speeds)]
+        drawn = [self.view(*clip, rng) for _ in range(n_views) for clip in chosen]
+        arrays = {"undisturbed": _padded([self.plain(*clip) for clip in chosen])} if undisturbed else {}
         indices = [*indices] * n_views
         n_frames = np.array([len(f) for f in drawn])
-        x = np.full((len(drawn), int(-(-n_frames.max() // 4) * 4), N_MEL), SILENCE, np.float32)
-        for row, features in zip(x, drawn):
-            row[: len(features)] = features
         n_targets = np.array([len(targets[i]) for i in indices])
         padded = np.zeros((len(indices), int(n_targets.max())), np.int64)
         for row, i in zip(padded, indices):
             row[: len(targets[i])] = targets[i]
-        return {"x": x, "n_frames": n_frames, "targets": padded, "n_targets": n_targets}
+        return {"x": _padded(drawn), "n_frames": n_frames, "targets": padded, "n_targets": n_targets, **arrays}
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    """(N, T, 80), T a multiple of 4, silence where a row has ended."""
+    x = np.full((len(rows), -(-max(map(len, rows)) // 4) * 4, N_MEL), SILENCE, np.float32)
+    for row, features in zip(x, rows):
+        row[: len(features)] = features
+    return x

@@ -1,4 +1,4 @@
-"""The weights a training run starts from (`--init`): of a checkpoint or a shipped model, moved for a deeper encoder."""
+"""What a training run takes from others, checkpoints or shipped models: its first weights, its teacher."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from edge_asr.checkpoint import load_checkpoint
+from edge_asr.encoders import build
 from edge_asr.encoders.layers import GatedDilatedConvolution
 from edge_asr.errors import TrainingError
+from edge_asr.model_files import ModelFiles
+from edge_asr.tokens import TokenTable
 
 
 def weights_of(init: str) -> dict[str, Tensor]:
@@ -19,6 +22,24 @@ def weights_of(init: str) -> dict[str, Tensor]:
 
         return shipped_weights(init)
     return load_checkpoint(init)["averaged"]
+
+
+def teacher_of(source: str, tokens: TokenTable) -> nn.Module:
+    """The encoder of a checkpoint or model folder, for inference. Raises TrainingError, CheckpointError, ModelError."""
+    if Path(source).is_dir():
+        model = ModelFiles.open(source)
+        kind, config, known = model.config["encoder"], model.config["encoder_config"], model.tokens
+    else:
+        checkpoint = load_checkpoint(source)
+        kind, config, known = checkpoint["encoder"], checkpoint["encoder_config"], TokenTable(checkpoint["tokens"])
+    if known != tokens:
+        raise TrainingError(
+            f"need a teacher with the run's {len(tokens)} tokens, have {len(known)} other ones in {source}; "
+            "choose another, or its --tokens"
+        )
+    encoder = build(kind, config)
+    encoder.load_state_dict(weights_of(source), strict=False)  # a model folder lacks what is for training only
+    return encoder.eval().requires_grad_(False)
 
 
 def moved_layers(weights: dict[str, Tensor], sources: tuple[int, ...], n_layers: int) -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
-"""What training minimises: CTC, CTC-CRF, intermediate CTC and consistency, over batches run as one long chunk; and
-dev scores.
+"""What training minimises: CTC, CTC-CRF, intermediate CTC, consistency, the distance to a teacher; and dev scores.
+
+Batches are run as one long chunk.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Batch:
     n_frames: Tensor
     targets: Tensor
     n_targets: Tensor
+    undisturbed: Tensor | None = None  # (N / views, T, 80), for a teacher
 
 
 def to_batch(arrays: dict[str, np.ndarray], device: torch.device) -> Batch:
@@ -64,6 +66,18 @@ def consistency_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
     return ((other.exp() * (other - log_probs)).sum(-1) * inside).sum()
 
 
+def teacher_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher: nn.Module) -> Tensor:
+    """How far emissions (N, T, V) are from those of a teacher that hears the clips undisturbed, summed over frames.
+
+    Kullback–Leibler divergence (Hinton et al. 2015). Both look ahead as far, so frame t is the same moment in both.
+    """
+    with torch.no_grad():
+        aim, _, _ = run_offline(teacher, replace(batch, x=batch.undisturbed), aux=False)
+    aim = aim.repeat(len(log_probs) // len(aim), 1, 1)
+    inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.to(log_probs.device)[:, None]
+    return ((aim.exp() * (aim - log_probs)).sum(-1) * inside).sum()
+
+
 def total_loss(
     encoder: nn.Module,
     batch: Batch,
@@ -71,10 +85,13 @@ def total_loss(
     ctc_weight: float,
     aux_weight: float,
     consistency_weight: float = 0.0,
+    teacher: nn.Module | None = None,
+    teacher_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss per target token, and its parts for the log. crf: the trigram, or None before `crf_from`.
 
-    With consistency_weight the batch holds two views of each clip, see `FeatureSet.collate`.
+    With consistency_weight the batch holds two views of each clip, with a teacher the clips undisturbed as well, see
+    `FeatureSet.collate`.
     """
     log_probs, aux, lengths = run_offline(encoder, batch, aux=aux_weight > 0)
     ctc = ctc_losses(log_probs, lengths, batch)
@@ -89,6 +106,9 @@ def total_loss(
     if consistency_weight:
         apart = consistency_loss(log_probs, lengths) / n_tokens
         loss, parts["apart"] = loss + consistency_weight * apart, float(apart.detach())
+    if teacher is not None:
+        taught = teacher_loss(log_probs, lengths, batch, teacher) / n_tokens
+        loss, parts["taught"] = loss + teacher_weight * taught, float(taught.detach())
     if aux is not None:
         aux_ctc = ctc_losses(aux, lengths, batch)
         loss = loss + aux_weight * torch.where(fits & torch.isfinite(aux_ctc), aux_ctc, 0).sum() / n_tokens

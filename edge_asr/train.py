@@ -26,7 +26,7 @@ from edge_asr.crf import token_trigram
 from edge_asr.data import FeatureSet, prepare
 from edge_asr.encoders import SIZES, build, config_of
 from edge_asr.errors import CheckpointError, TrainingError
-from edge_asr.initial_weights import moved_layers, silence, weights_of
+from edge_asr.initial_weights import moved_layers, silence, teacher_of, weights_of
 from edge_asr.losses import dev_scores, to_batch, total_loss
 from edge_asr.machine import describe_machine
 from edge_asr.tokens import Lexicon, TokenTable
@@ -122,6 +122,9 @@ class Trainer:
             self.start_from(weights_of(config.init))
         self.encoder.layers[0].mean.copy_(torch.from_numpy(self.train_set.mean))
         self.encoder.layers[0].inverse_std.copy_(torch.from_numpy(1 / self.train_set.std))
+        self.teacher = None
+        if config.teacher:
+            self.teacher = teacher_of(config.teacher, self.tokens).to(self.device)
         self.optimisers = make_optimisers(self.encoder, config)
         self.averaged = {k: v.detach().clone() for k, v in self.encoder.state_dict().items()}
         self.epoch = self.step_in_epoch = self.step = self.n_skipped = 0
@@ -219,6 +222,8 @@ class Trainer:
                 self.config.ctc_weight,
                 self.config.aux_weight,
                 self.config.consistency_weight,
+                self.teacher,
+                self.config.teacher_weight,
             )
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)

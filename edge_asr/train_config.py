@@ -38,6 +38,8 @@ class TrainConfig:
     ctc_weight: float = 0.1  # of CTC beside CTC-CRF
     aux_weight: float = 0.3  # of the intermediate CTC
     consistency_weight: float = 0.0  # of the distance between two views of each clip; 0: one view
+    teacher: str = ""  # a checkpoint or model folder whose emissions for undisturbed clips are to be met
+    teacher_weight: float = 1.0  # of the distance to them
     average_every_s: float = 0.0  # many processes: 0 averages gradients at each step, more averages weights so often
     ema: float = 0.998
     best_of: int = 3  # so many of the best dev passes are averaged

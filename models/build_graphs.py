@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ from edge_asr.ngram import BOS, EOS, MARKS, NgramModel, estimate, interpolate, p
 from edge_asr.tokens import Lexicon, Pronunciation, TokenTable
 
 WEIGHTS = {"general": 0.8, "books": 0.1, "assistant": 0.05, "train": 0.05}
-PRUNE = {"general": 4.5e-8, "device": 4.5e-7}  # relative entropy that one dropped n-gram may cost
+PRUNE = {"general": 5e-8, "device": 4.5e-7}  # relative entropy that one dropped n-gram may cost
 PRIOR_COUNT = 3.0  # occurrences that the prior of a word's pronunciations weighs as much as
 MAX_PRONUNCIATIONS = 8
+LEAST_COUNT = 2  # in the books, of words that the general model lacks
+WORD = re.compile(r"[a-z']{3,}")
 DEVICE_WORDS = 50_000  # the most probable ones; the general graph has all
 
 
@@ -43,12 +46,20 @@ def mixture(speech: Path) -> tuple[NgramModel, NgramModel]:
     """The trigram mixture, and a bigram that tells how often a history is met, for pruning."""
     texts = {name: sentences(speech, name) for name in WEIGHTS if name != "general"}
     general = read_arpa(speech / "text" / "general-3gram.arpa.xz")
-    spoken = {word for name in ("assistant", "train") for line in texts[name] for word in line.split()}
-    known = set(general.vocab) | spoken
+    known = set(general.vocab) | words_beyond(texts)
     vocab = sorted(known - {BOS, EOS, "<unk>"})
     models = [general, *(estimate(texts[name], 3, vocab=vocab) for name in texts)]
     model = interpolate(models, [WEIGHTS[name] for name in ("general", *texts)])
     return model, estimate(texts["books"], 2, "witten-bell", vocab=model.vocab)
+
+
+def words_beyond(texts: Mapping[str, Iterable[str]]) -> set[str]:
+    """Words to be heard that the general model may lack: all that assistants are told and that was read in training,
+    those that books have twice, and CMUdict's, of three letters and more. They cost a graph next to nothing.
+    """
+    counts = {name: Counter(word for line in texts[name] for word in line.split()) for name in texts}
+    rare = {word for word, n in counts["books"].items() if n >= LEAST_COUNT} | set(Lexicon.cmudict().entries)
+    return set(counts["assistant"]) | set(counts["train"]) | {word for word in rare if WORD.fullmatch(word)}
 
 
 def pronunciation_probs(

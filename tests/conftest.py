@@ -26,6 +26,18 @@ def tone_model(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def prepared_samples(tmp_path_factory) -> Path:
+    """The feature cache of the samples, read-only."""
+    from little_runs import SAMPLES  # torch, which many tests do without
+
+    from edge_asr.data import prepare
+
+    folder = tmp_path_factory.mktemp("cache")
+    prepare(SAMPLES, folder, n_workers=1)
+    return folder
+
+
 @pytest.fixture
 def recordings(tmp_path, monkeypatch) -> Path:
     """The current folder; rec/ holds recordings to transcribe."""

@@ -7,68 +7,34 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from little_runs import LITTLE, SAMPLES, config_for
 from torch import distributed
 
-from edge_asr.batches import BatchPlan
 from edge_asr.checkpoint import average_weights, load_checkpoint, training_record
 from edge_asr.data import AugmentConfig, prepare
 from edge_asr.encoders import ENCODERS, build
 from edge_asr.errors import CheckpointError, EdgeAsrError, TrainingError, UsageError
 from edge_asr.export import export, linear_nodes, load_encoder, stream_all
-from edge_asr.losses import consistency_loss
 from edge_asr.onnx_weights import shipped_weights
 from edge_asr.runtime import EncoderSession
 from edge_asr.train import Trainer, choose_precision, learning_rate_factor
-from edge_asr.train_config import TrainConfig, build_parser, config_from
-
-SAMPLES = Path(__file__).parent.parent / "samples" / "manifest.jsonl"
-LITTLE = {
-    "tcn": {"dim": 32, "dilations": (1, 2), "lookaheads": (1, 2)},
-    "lstm": {"dim": 32, "hidden": 32, "n_layers": 1},
-    "attention": {"dim": 32, "dilations": (1, 2), "lookaheads": (1, 2), "attention_after": (2,)},
-}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    prepare(SAMPLES, folder, n_workers=1)
-    return folder
-
-
-def config_for(out: Path, cache: Path, encoder: str = "tcn", **changes) -> TrainConfig:
-    return replace(
-        TrainConfig(
-            out=str(out),
-            manifest=str(cache),
-            encoder=encoder,
-            size="tiny",
-            encoder_options=LITTLE[encoder],
-            passes=3,
-            batch_s=12.0,
-            precision="fp32",
-            n_threads=1,
-            crf_from=0.5,
-        ),
-        **changes,
-    )
+from edge_asr.train_config import build_parser, config_from
 
 
 class Killed(Exception):
     """Stands for a power cut."""
 
 
-def test_a_killed_run_resumes_to_the_very_same_weights(tmp_path, cache, monkeypatch):
-    Trainer(config_for(tmp_path / "whole", cache)).run()
+def test_a_killed_run_resumes_to_the_very_same_weights(tmp_path, prepared_samples, monkeypatch):
+    Trainer(config_for(tmp_path / "whole", prepared_samples)).run()
     whole = load_checkpoint(tmp_path / "whole" / "final.pt")
 
-    broken = Trainer(config_for(tmp_path / "broken", cache, checkpoint_every_s=0.0))
+    broken = Trainer(config_for(tmp_path / "broken", prepared_samples, checkpoint_every_s=0.0))
     step_on, n_steps = broken.step_on, iter(range(100))
 
     def die_at_the_eighth(arrays):
@@ -79,7 +45,7 @@ def test_a_killed_run_resumes_to_the_very_same_weights(tmp_path, cache, monkeypa
     monkeypatch.setattr(broken, "step_on", die_at_the_eighth)
     with pytest.raises(Killed):
         broken.run()
-    resumed = Trainer(config_for(tmp_path / "broken", cache))
+    resumed = Trainer(config_for(tmp_path / "broken", prepared_samples))
     assert resumed.step == 8
     resumed.run()
     again = load_checkpoint(tmp_path / "broken" / "final.pt")
@@ -88,9 +54,16 @@ def test_a_killed_run_resumes_to_the_very_same_weights(tmp_path, cache, monkeypa
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_loss_falls(tmp_path, cache, encoder):
+def test_the_loss_falls(tmp_path, prepared_samples, encoder):
     trainer = Trainer(
-        config_for(tmp_path, cache, encoder, passes=8, dev=str(cache), augment=AugmentConfig(room=0, noise=0))
+        config_for(
+            tmp_path,
+            prepared_samples,
+            encoder,
+            passes=8,
+            dev=str(prepared_samples),
+            augment=AugmentConfig(room=0, noise=0),
+        )
     )
     trainer.run()
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -101,7 +74,7 @@ def test_the_loss_falls(tmp_path, cache, encoder):
 
 
 @pytest.mark.parametrize("average_every_s", ["0", "0.2"])
-def test_two_processes_train_one_model(tmp_path, cache, average_every_s):
+def test_two_processes_train_one_model(tmp_path, prepared_samples, average_every_s):
     command = [
         sys.executable,
         "-m",
@@ -116,7 +89,7 @@ def test_two_processes_train_one_model(tmp_path, cache, average_every_s):
         "--out",
         str(tmp_path),
         "--manifest",
-        str(cache),
+        str(prepared_samples),
         "--size",
         "tiny",
         "--encoder-options",
@@ -146,8 +119,8 @@ def test_two_processes_train_one_model(tmp_path, cache, average_every_s):
     assert "2 processes" in done.stderr
 
 
-def test_weights_are_averaged_by_what_each_rank_heard(tmp_path, cache, monkeypatch):
-    fast, slow = (Trainer(config_for(tmp_path / str(seed), cache, seed=seed)) for seed in (1, 2))
+def test_weights_are_averaged_by_what_each_rank_heard(tmp_path, prepared_samples, monkeypatch):
+    fast, slow = (Trainer(config_for(tmp_path / str(seed), prepared_samples, seed=seed)) for seed in (1, 2))
     expected = {n: 0.75 * p + 0.25 * q for (n, p), (_, q) in zip(named(fast), named(slow), strict=True)}
     fast.heard_s, slow.heard_s = 30.0, 10.0
     sent = []
@@ -168,8 +141,8 @@ def named(trainer: Trainer) -> list[tuple[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_an_exported_model_is_the_trained_one(tmp_path, cache, encoder):
-    Trainer(config_for(tmp_path / "run", cache, encoder, passes=1)).run()
+def test_an_exported_model_is_the_trained_one(tmp_path, prepared_samples, encoder):
+    Trainer(config_for(tmp_path / "run", prepared_samples, encoder, passes=1)).run()
     report = export(tmp_path / "run" / "final.pt", tmp_path / "model", str(SAMPLES), n_clips=4, max_disagreement=100)
     assert report["torch_vs_onnx"] < 1e-4
     int8 = onnx.load(tmp_path / "model" / "encoder.int8.onnx")
@@ -183,8 +156,8 @@ def test_an_exported_model_is_the_trained_one(tmp_path, cache, encoder):
 
 
 @pytest.mark.parametrize("encoder", ["tcn", "attention"])
-def test_a_statically_quantised_model_streams_as_it_runs_offline(tmp_path, cache, encoder):
-    Trainer(config_for(tmp_path / "run", cache, encoder, passes=1)).run()
+def test_a_statically_quantised_model_streams_as_it_runs_offline(tmp_path, prepared_samples, encoder):
+    Trainer(config_for(tmp_path / "run", prepared_samples, encoder, passes=1)).run()
     export(tmp_path / "run" / "final.pt", tmp_path / "model", str(SAMPLES), n_clips=4, max_disagreement=100)
     session = EncoderSession(tmp_path / "model" / "encoder.int8.onnx")
     frames = np.random.default_rng(0).normal(-6, 3, (371, 80)).astype(np.float32)
@@ -196,21 +169,23 @@ def test_a_statically_quantised_model_streams_as_it_runs_offline(tmp_path, cache
         assert (stream_all(session, frames, chunk_frames).argmax(1) == whole.argmax(1)).mean() > 0.97
 
 
-def test_a_run_may_start_from_the_weights_of_another(tmp_path, cache):
-    Trainer(config_for(tmp_path / "tcn", cache, passes=1)).run()
+def test_a_run_may_start_from_the_weights_of_another(tmp_path, prepared_samples):
+    Trainer(config_for(tmp_path / "tcn", prepared_samples, passes=1)).run()
     given = load_checkpoint(tmp_path / "tcn" / "final.pt")["averaged"]
-    started = Trainer(config_for(tmp_path / "next", cache, "attention", init=str(tmp_path / "tcn" / "final.pt")))
+    started = Trainer(
+        config_for(tmp_path / "next", prepared_samples, "attention", init=str(tmp_path / "tcn" / "final.pt"))
+    )
     weights = started.encoder.state_dict()
     assert torch.equal(weights["layers.1.project.weight"], given["layers.1.project.weight"])
     assert "layers.3.qkv.weight" in weights  # what the other run did not have starts afresh
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_run_may_start_from_an_exported_model(tmp_path, cache, encoder):
-    final = Trainer(config_for(tmp_path / "first", cache, encoder, passes=1)).run()
+def test_a_run_may_start_from_an_exported_model(tmp_path, prepared_samples, encoder):
+    final = Trainer(config_for(tmp_path / "first", prepared_samples, encoder, passes=1)).run()
     export(final, tmp_path / "model", str(SAMPLES), n_clips=3, max_disagreement=100)
     given = load_encoder(load_checkpoint(final)).state_dict()  # as exported: rounded to fp16
-    started = Trainer(config_for(tmp_path / "next", cache, encoder, init=str(tmp_path / "model"), passes=1))
+    started = Trainer(config_for(tmp_path / "next", prepared_samples, encoder, init=str(tmp_path / "model"), passes=1))
     weights = started.encoder.state_dict()
     differing = {n for n, v in given.items() if not torch.allclose(weights[n], v, atol=1e-3)}  # two LSTM biases are one
     assert {n.split(".")[0] for n in differing} <= {"aux_output"}  # for training only, not exported
@@ -219,8 +194,8 @@ def test_a_run_may_start_from_an_exported_model(tmp_path, cache, encoder):
     assert record["heard_h_in_all"] == pytest.approx(2 * record["heard_h"], abs=0.11)
 
 
-def test_a_damaged_model_is_no_start(tmp_path, cache):
-    final = Trainer(config_for(tmp_path / "first", cache, passes=1)).run()
+def test_a_damaged_model_is_no_start(tmp_path, prepared_samples):
+    final = Trainer(config_for(tmp_path / "first", prepared_samples, passes=1)).run()
     export(final, tmp_path / "model", str(SAMPLES), n_clips=3, max_disagreement=100)
     model = onnx.load(tmp_path / "model" / "encoder.onnx")
     node = next(n for n in model.graph.node if n.op_type == "MatMul")
@@ -230,11 +205,11 @@ def test_a_damaged_model_is_no_start(tmp_path, cache):
         shipped_weights(tmp_path / "model")
 
 
-def test_a_deeper_encoder_starts_as_the_one_it_grew_from(tmp_path, cache):
-    final = Trainer(config_for(tmp_path / "first", cache, passes=1)).run()
+def test_a_deeper_encoder_starts_as_the_one_it_grew_from(tmp_path, prepared_samples):
+    final = Trainer(config_for(tmp_path / "first", prepared_samples, passes=1)).run()
     deeper = {"dim": 32, "dilations": (1, 4, 2, 1), "lookaheads": (1, 0, 2, 0)}
     config = config_for(
-        tmp_path / "next", cache, encoder_options=deeper, init=str(final), init_layers=(0, 1, -1, 2, -1)
+        tmp_path / "next", prepared_samples, encoder_options=deeper, init=str(final), init_layers=(0, 1, -1, 2, -1)
     )
     grown = Trainer(config)
     small = build("tcn", load_checkpoint(final)["encoder_config"])
@@ -251,40 +226,14 @@ def test_a_deeper_encoder_starts_as_the_one_it_grew_from(tmp_path, cache):
         Trainer(replace(config, out=str(tmp_path / "first-new"), init_layers=(-1, 1, -1, 2, -1)))
 
 
-def test_two_views_of_a_clip_are_drawn_together(tmp_path, cache):
-    trainer = Trainer(config_for(tmp_path, cache, consistency_weight=0.5, passes=6))
-    arrays = BatchPlan(trainer.train_set, trainer.targets, trainer.config, 0, 0, 0, 1)[0]
-    n = len(arrays["x"]) // 2
-    for name in ("n_frames", "targets", "n_targets"):
-        np.testing.assert_array_equal(arrays[name][:n], arrays[name][n:])
-    assert not np.allclose(arrays["x"][:n], arrays["x"][n:])
-    assert trainer.step_on(arrays)["apart"] > 0
-
-
-def test_consistency_pulls_both_views_alike_and_ignores_padding():
-    logits = torch.randn(4, 6, 5, requires_grad=True)  # two clips, two views
-    lengths = torch.tensor([6, 3, 6, 3])
-    loss = consistency_loss(logits.log_softmax(-1), lengths)
-    loss.backward()
-    p = logits.detach().log_softmax(-1)
-    expected = sum(
-        (a.exp() * (a - b))[:n].sum() + (b.exp() * (b - a))[:n].sum() for a, b, n in zip(p[:2], p[2:], (6, 3))
-    )
-    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4)
-    assert not logits.grad[1, 3:].any()
-    torch.testing.assert_close(logits.grad[:2, 0], -logits.grad[2:, 0], atol=1e-5, rtol=1e-4)
-    same = torch.randn(1, 6, 5).log_softmax(-1)
-    assert float(consistency_loss(torch.cat([same, same]), torch.tensor([6, 6]))) == pytest.approx(0, abs=1e-5)
-
-
-def test_characters_are_selectable(tmp_path, cache):
-    trainer = Trainer(config_for(tmp_path, cache, tokens="characters", passes=1))
+def test_characters_are_selectable(tmp_path, prepared_samples):
+    trainer = Trainer(config_for(tmp_path, prepared_samples, tokens="characters", passes=1))
     assert len(trainer.tokens) == 29
     text = trainer.train_set.clips[0].text
     assert "".join(trainer.tokens.symbols[i] for i in trainer.targets[0]).replace("▁", " ").strip() == text
 
 
-def test_no_word_is_without_a_pronunciation(tmp_path, cache):
+def test_no_word_is_without_a_pronunciation(tmp_path, prepared_samples):
     manifest = tmp_path / "m.jsonl"
     row = {
         "audio_filepath": str(SAMPLES.parent / json.loads(SAMPLES.read_text().splitlines()[0])["audio_filepath"]),
@@ -321,10 +270,10 @@ def test_a_damaged_checkpoint_is_an_error_not_a_traceback(tmp_path):
         load_checkpoint(tmp_path / "none.pt")
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path, cache):
-    Trainer(config_for(tmp_path, cache, passes=1)).run()
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path, prepared_samples):
+    Trainer(config_for(tmp_path, prepared_samples, passes=1)).run()
     with pytest.raises(CheckpointError, match="choose another --out"):
-        Trainer(config_for(tmp_path, cache, encoder_options={**LITTLE["tcn"], "dim": 48}))
+        Trainer(config_for(tmp_path, prepared_samples, encoder_options={**LITTLE["tcn"], "dim": 48}))
 
 
 def test_an_unknown_encoder_is_refused_with_the_known_ones():
