@@ -18,7 +18,7 @@ from typing import Any, Literal
 from edge_asr.errors import LexiconError, ModelDamagedError, ModelMismatchError, ModelNotFoundError, UsageError
 from edge_asr.tokens import TokenTable
 
-DEFAULT_MODEL = "tcn-small"
+DEFAULT_MODEL = "tcn-base"
 MODELS_VARIABLE = "EDGE_ASR_MODELS"  # environment: a folder of models that is searched first
 CONFIG = "config.json"
 ENCODER_FILES = {"int8": "encoder.int8.onnx", "fp32": "encoder.onnx"}
