@@ -26,7 +26,7 @@ from edge_asr.ngram import BOS, EOS, MARKS, NgramModel, estimate, interpolate, p
 from edge_asr.tokens import Lexicon, Pronunciation, TokenTable
 
 WEIGHTS = {"general": 0.8, "books": 0.1, "assistant": 0.05, "train": 0.05}
-PRUNE = {"general": 5e-8, "device": 4.5e-7}  # relative entropy that one dropped n-gram may cost
+PRUNE = {"general": 5e-8, "device": 5.2e-7}  # relative entropy that one dropped n-gram may cost
 PRIOR_COUNT = 3.0  # occurrences that the prior of a word's pronunciations weighs as much as
 MAX_PRONUNCIATIONS = 8
 LEAST_COUNT = 2  # in the books, of words that the general model lacks
