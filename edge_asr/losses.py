@@ -69,7 +69,7 @@ def consistency_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
 def teacher_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, teacher: nn.Module) -> Tensor:
     """How far emissions (N, T, V) are from those of a teacher that hears the clips undisturbed, summed over frames.
 
-    Kullback–Leibler divergence (Hinton et al. 2015). Both look ahead as far, so frame t is the same moment in both.
+    Kullback–Leibler divergence (Hinton et al. 2015). Emissions are undelayed: frame t is the same moment in both.
     """
     with torch.no_grad():
         aim, _, _ = run_offline(teacher, replace(batch, x=batch.undisturbed), aux=False)
