@@ -29,6 +29,7 @@ from edge_asr.errors import CheckpointError, TrainingError
 from edge_asr.initial_weights import moved_layers, silence, teacher_of, weights_of
 from edge_asr.losses import dev_scores, to_batch, total_loss
 from edge_asr.machine import describe_machine
+from edge_asr.memory import give_back_heap
 from edge_asr.tokens import Lexicon, TokenTable
 from edge_asr.train_config import TrainConfig, build_parser, config_from
 
@@ -292,6 +293,7 @@ class Trainer:
         started, saved_at = time.monotonic() - self.spent_s, time.monotonic()
         self.agreed_s, self.agreed_at = self.heard_s, time.monotonic()
         while self.progress < 1:
+            give_back_heap()  # or the process that draws batches would keep a copy of it
             plan = BatchPlan(
                 self.train_set, self.targets, self.config, self.epoch, self.step_in_epoch, self.rank, self.n_ranks
             )
@@ -304,8 +306,10 @@ class Trainer:
                 self.spent_s = time.monotonic() - started
                 bar.update(round(self.heard_s / 3600, 2) - bar.n)
                 bar.set_postfix({k: f"{v:.3f}" for k, v in parts.items()}, refresh=False)
-                if self.rank == 0 and time.monotonic() - saved_at > self.config.checkpoint_every_s:
-                    save_checkpoint(self.out / "last.pt", self.checkpoint())
+                if time.monotonic() - saved_at > self.config.checkpoint_every_s:
+                    give_back_heap()  # batches differ in length, and what is free between them grows to gigabytes
+                    if self.rank == 0:
+                        save_checkpoint(self.out / "last.pt", self.checkpoint())
                     saved_at = time.monotonic()
                 if self.progress >= 1:
                     break
