@@ -135,12 +135,17 @@ def run_text(run: dict[str, Any]) -> str:
     plan = run["schedule"]
     machine = f" on {run['machine']['cpu']}" if run.get("machine") else ""
     processes = f", {run['n_processes']} processes" if run.get("n_processes") else ""
+    beside = ""
+    if weight := plan.get("consistency_weight"):
+        beside = f"; two views of each clip drawn to each other, {weight}"
+    if teacher := run.get("teacher"):
+        beside += f"; drawn to what {teacher['name']} hears in the undisturbed clip, {teacher['weight']}"
     return (
         f"{run['heard_h']} hours heard ({plan['passes']} passes over the data) in {run['steps']} steps and "
         f"{run['spent_h']} hours{machine}{processes}: {run['x_real_time']} × real time; seed {run['seed']}. "
         f"{100 * plan['crf_from']:.0f} % of the run with CTC, then CTC-CRF with {plan['ctc_weight']} CTC beside it; "
-        f"intermediate CTC {plan['aux_weight']}; Muon {plan['muon_lr']} and AdamW {plan['adam_lr']}, linear decay to "
-        f"zero; averaged weights. Augmentation: "
+        f"intermediate CTC {plan['aux_weight']}{beside}; Muon {plan['muon_lr']} and AdamW {plan['adam_lr']}, linear "
+        f"decay to zero; averaged weights. Augmentation: "
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in run["augment"].items())
         + "."
     )

@@ -72,6 +72,9 @@ def training_differences(models: Sequence[Model]) -> list[str]:
         differing = sorted({key for plan in plans for key in plan if any(p.get(key) != plan[key] for p in plans)})
         if differing:
             found.append(f"{part} of the last run: {', '.join(key.replace('_', ' ') for key in differing)} differ")
+    teachers = {m.name: m.training.get("teacher", {}).get("name", "nobody") for m in known}
+    if len(set(teachers.values())) > 1:
+        found.append("taught by: " + listed(teachers))
     return found
 
 

@@ -244,8 +244,10 @@ def test_models_trained_alike_are_called_so_and_others_are_not(models):
     models[0].training["heard_h_in_all"] = 200.0
     models[2].training["started_from"] = {"run": "tcn-x", "encoder": "tcn"}
     models[1].training["schedule"]["muon_lr"] = 0.01
+    models[1].training["teacher"] = {"name": "tcn-y", "weight": 1.0}
     said = notes(models)[0]
-    for part in ("tcn-x 200", "attention-x started from the weights of another encoder (tcn)", "muon lr differ"):
+    for part in ("tcn-x 200", "attention-x started from the weights of another encoder (tcn)", "muon lr differ",
+                 f"{models[1].name} tcn-y"):  # fmt: skip
         assert part in said
     models[0].config.pop("training")
     assert "nothing is recorded of the training of tcn-x" in notes(models)[0]
