@@ -135,6 +135,7 @@ def run_text(run: dict[str, Any]) -> str:
     plan = run["schedule"]
     machine = f" on {run['machine']['cpu']}" if run.get("machine") else ""
     processes = f", {run['n_processes']} processes" if run.get("n_processes") else ""
+    chosen = f" ({run['weights']})" if run.get("weights", "last") != "last" else ""
     beside = ""
     if weight := plan.get("consistency_weight"):
         beside = f"; two views of each clip drawn to each other, {weight}"
@@ -145,7 +146,7 @@ def run_text(run: dict[str, Any]) -> str:
         f"{run['spent_h']} hours{machine}{processes}: {run['x_real_time']} × real time; seed {run['seed']}. "
         f"{100 * plan['crf_from']:.0f} % of the run with CTC, then CTC-CRF with {plan['ctc_weight']} CTC beside it; "
         f"intermediate CTC {plan['aux_weight']}{beside}; Muon {plan['muon_lr']} and AdamW {plan['adam_lr']}, linear "
-        f"decay to zero; averaged weights. Augmentation: "
+        f"decay to zero; averaged weights{chosen}. Augmentation: "
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in run["augment"].items())
         + "."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,23 @@ def average_weights(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {k: sum(s[k].double() for s in states).div(len(states)).to(states[0][k].dtype) for k in states[0]}
 
 
+def candidate_weights(
+    last: dict[str, Tensor], best_passes: Sequence[Path], initial: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """What a run may end with: its last weights, the mean of its best passes', the mean of its last and initial ones.
+
+    Two runs of which one goes on from the other's end lie in one basin, and their mean is nearer to its middle (model
+    soups, Wortsman et al. 2022). initial: may lack some, or be empty.
+    """
+    candidates = {"last": last}
+    if len(best_passes) > 1:
+        states = [load_checkpoint(file)["averaged"] for file in best_passes]
+        candidates[f"mean of the {len(states)} best passes"] = average_weights(states)
+    if initial:
+        candidates["mean of last and initial"] = average_weights([last, {**last, **initial}])
+    return candidates
+
+
 def training_record(checkpoint: Mapping[str, Any], n_ancestors: int = 0) -> dict[str, Any]:
     """How a checkpoint was trained, as plain data; a run that started from another one's weights carries its record.
 
@@ -71,6 +88,8 @@ def training_record(checkpoint: Mapping[str, Any], n_ancestors: int = 0) -> dict
         "augment": config.get("augment", {}),
         "curve": [[row["heard_h"], row["dev_crf"]] for row in checkpoint["dev_log"] if "dev_crf" in row],
     }
+    if checkpoint.get("chosen"):
+        record["weights"] = checkpoint["chosen"]
     if config.get("teacher"):
         record["teacher"] = {"name": name_of(config["teacher"]), "weight": config["teacher_weight"]}
     record["heard_h_in_all"] = record["heard_h"]

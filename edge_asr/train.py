@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from edge_asr.batches import BatchPlan, loader_of, target_ids
-from edge_asr.checkpoint import average_weights, load_checkpoint, save_checkpoint
+from edge_asr.checkpoint import candidate_weights, load_checkpoint, save_checkpoint
 from edge_asr.corpora import resolve_manifest
 from edge_asr.crf import token_trigram
 from edge_asr.data import FeatureSet, prepare
@@ -119,6 +119,7 @@ class Trainer:
         options = {"n_tokens": len(self.tokens), **SIZES[config.size][config.encoder], **config.encoder_options}
         self.encoder = build(config.encoder, options).to(self.device)
         torch.manual_seed(config.seed + self.rank)
+        self.initial: dict[str, Tensor] = {}  # weights that came from elsewhere
         if config.init:
             self.start_from(weights_of(config.init))
         self.encoder.layers[0].mean.copy_(torch.from_numpy(self.train_set.mean))
@@ -186,9 +187,9 @@ class Trainer:
             for layer, source in zip(self.encoder.layers, self.config.init_layers):
                 if source < 0:
                     silence(layer)
-        shared = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
-        self.encoder.load_state_dict(shared, strict=False)
-        self.say(f"started from {len(shared)} of {len(own)} weights of {self.config.init}")
+        self.initial = {n: w.to(own[n]) for n, w in weights.items() if n in own and own[n].shape == w.shape}
+        self.encoder.load_state_dict(self.initial, strict=False)
+        self.say(f"started from {len(self.initial)} of {len(own)} weights of {self.config.init}")
 
     def resume(self, saved: dict[str, Any]) -> None:
         if saved["encoder_config"] != config_of(self.encoder) or saved["tokens"] != self.tokens.symbols:
@@ -358,19 +359,18 @@ class Trainer:
         return sorted(self.dev_log, key=lambda r: (r.get("dev_crf", 0.0), -r["epoch"]))
 
     def finish(self) -> None:
-        """final.pt: the mean of the best passes' averaged weights, if better on the dev set than the last."""
-        chosen = self.averaged
-        files = [self.out / f"pass-{r['epoch']}.pt" for r in self.best_passes()[: self.config.best_of]]
-        states = [load_checkpoint(f)["averaged"] for f in files if f.is_file()]
-        if self.dev_set and len(states) > 1:
-            mean = average_weights(states)
-            scores = [self.score(w)["dev_crf"] for w in (self.averaged, mean)]
-            self.say(f"dev CTC-CRF loss: last {scores[0]:.4f}, mean of the {len(states)} best passes {scores[1]:.4f}")
-            chosen = mean if scores[1] < scores[0] else chosen
-        save_checkpoint(
-            self.out / "final.pt",
-            {**{k: v for k, v in self.checkpoint().items() if k not in ("optimisers", "weights")}, "averaged": chosen},
-        )
+        """final.pt: the best on the dev set of the candidates; without one, the last."""
+        candidates = {"last": self.averaged}
+        if self.dev_set:
+            files = [self.out / f"pass-{r['epoch']}.pt" for r in self.best_passes()[: self.config.best_of]]
+            initial = {} if self.config.init_layers else self.initial
+            candidates = candidate_weights(self.averaged, [f for f in files if f.is_file()], initial)
+        losses = {name: self.score(w)["dev_crf"] if len(candidates) > 1 else 0.0 for name, w in candidates.items()}
+        chosen = min(losses, key=losses.get)
+        if len(candidates) > 1:
+            self.say("dev CTC-CRF loss: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+        saved = {key: value for key, value in self.checkpoint().items() if key not in ("optimisers", "weights")}
+        save_checkpoint(self.out / "final.pt", {**saved, "averaged": candidates[chosen], "chosen": chosen})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -180,6 +180,24 @@ def test_a_run_may_start_from_the_weights_of_another(tmp_path, prepared_samples)
     assert "layers.3.qkv.weight" in weights  # what the other run did not have starts afresh
 
 
+@pytest.mark.parametrize(("share", "chosen"), [(0.0, "last"), (0.5, "mean of last and initial")])
+def test_a_run_ends_with_what_is_best_on_the_dev_set(tmp_path, prepared_samples, monkeypatch, share, chosen):
+    first = Trainer(config_for(tmp_path / "first", prepared_samples, passes=1)).run()
+    given = load_checkpoint(first)["averaged"]
+    config = config_for(tmp_path / "next", prepared_samples, passes=1, dev=str(prepared_samples), init=str(first))
+    trainer = Trainer(config)
+
+    def distance(weights):
+        aims = ((trainer.averaged[name] * (1 - share) + given[name] * share) for name in weights)
+        return {"dev_crf": sum(float((w - aim).abs().sum()) for w, aim in zip(weights.values(), aims))}
+
+    monkeypatch.setattr(trainer, "score", distance)  # least for the wanted mean
+    final = load_checkpoint(trainer.run())
+    assert final["chosen"] == training_record(final)["weights"] == chosen
+    assert distance(final["averaged"])["dev_crf"] < 1e-2
+    assert any(not torch.equal(w, given[name]) for name, w in final["averaged"].items())
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_run_may_start_from_an_exported_model(tmp_path, prepared_samples, encoder):
     final = Trainer(config_for(tmp_path / "first", prepared_samples, encoder, passes=1)).run()
