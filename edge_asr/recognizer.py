@@ -147,7 +147,8 @@ class Recognizer:
     decoder:    "graph" (lexicon and language model) or "greedy"; None takes the graph where the model has one
     grammar:    a file of phrases to listen for, instead of the model's own graph
     graph:      the folder of another graph, made by `edge-asr graph`, or one that `shared_graph` has loaded
-    beam, max_active, acoustic_scale, word_cost, blank_skip: of the graph search; None takes the model's own
+    beam, max_active, acoustic_scale, word_cost, blank_skip: of the graph search; None takes the model's own, but with
+                a grammar 1 for the acoustic scale, which a model has for its language model
     endpoint:   the rules for the end of an utterance
     features:   "numpy", or "kaldi" for kaldi-native-fbank's, whose last bits are those of sherpa-onnx; slower
     Raises: ModelError, GraphError, LexiconError, UsageError.
@@ -178,6 +179,9 @@ class Recognizer:
         )
         # before the session, for loading a graph is the peak of memory
         self.graph = _choose_graph(files, decoder, grammar, graph, self._search.pop("word_cost", None))
+        replaced = grammar is not None or graph is not None
+        if replaced and acoustic_scale is None and self.graph.config["kind"] == "grammar":
+            self._search.pop("acoustic_scale", None)  # it is set against a language model's costs, which are not here
         self._features = FEATURE_STREAMS[features]
         # beside a graph memory counts more than the encoder's time, a tenth of the whole
         self.session = open_session(files, precision, n_threads, arena=self.graph is None)

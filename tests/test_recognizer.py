@@ -1,6 +1,9 @@
 """The whole pipeline on speech whose words are certain: any split, any chunk, one text."""
 
 import itertools
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +189,21 @@ def test_a_change_of_rate_within_a_stream_is_refused(recognizer):
 def test_options_that_make_no_sense_are_refused(tone_model, options):
     with pytest.raises(UsageError):
         Recognizer(tone_model, **options)
+
+
+def test_a_grammar_is_searched_without_the_scale_for_the_language_model(tmp_path, tone_model):
+    copy = shutil.copytree(tone_model, tmp_path / "scaled")
+    own = json.loads((copy / "config.json").read_text())
+    graph = os.path.relpath((tone_model / own["graph"]).resolve(), copy)
+    (copy / "config.json").write_text(json.dumps(own | {"graph": graph, "decoder": {"acoustic_scale": 1.5}}))
+    (tmp_path / "lights.txt").write_text("turn (on | off) the light")
+    options = {"grammar": tmp_path / "lights.txt"}
+
+    def scale(**chosen) -> float:
+        return Recognizer(**{"model": copy, **chosen}).create_stream().decoder.acoustic_scale
+
+    assert (scale(), scale(**options), scale(**options, acoustic_scale=0.7)) == (1.5, 1.0, 0.7)
+    assert scale(**Recognizer.shared_graph({"model": copy, **options})) == 1.0
 
 
 @pytest.mark.parametrize(("limit_frames", "expected_ms"), [("0", 2_560), ("64", 640)])
