@@ -180,7 +180,7 @@ class Recognizer:
         # before the session, for loading a graph is the peak of memory
         self.graph = _choose_graph(files, decoder, grammar, graph, self._search.pop("word_cost", None))
         replaced = grammar is not None or graph is not None
-        if replaced and acoustic_scale is None and self.graph.config["kind"] == "grammar":
+        if replaced and acoustic_scale is None and self.graph.config.get("kind") == "grammar":
             self._search.pop("acoustic_scale", None)  # it is set against a language model's costs, which are not here
         self._features = FEATURE_STREAMS[features]
         # beside a graph memory counts more than the encoder's time, a tenth of the whole
