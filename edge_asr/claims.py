@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,14 @@ def of_one_size(models: Sequence[Model]) -> list[Model]:
     return max(groups, key=len, default=[])
 
 
+def comparable(models: Sequence[Model]) -> list[Model]:
+    """The models of one size that were trained alike, if they are of two kinds at least; else all of that size."""
+    sized = of_one_size(models)
+    groups = [[m for m in sized if m is one or not training_differences([one, m])] for one in sized]
+    alike = [group for group in groups if len({m.encoder for m in group}) > 1 and not training_differences(group)]
+    return max(alike, key=len, default=sized)
+
+
 def training_differences(models: Sequence[Model]) -> list[str]:
     """In which ways models were not trained alike, from the records of their training; empty where they were."""
     unknown = [m.name for m in models if not m.training]
@@ -83,14 +92,17 @@ def kind_of(models: Sequence[Model], name: str) -> str:
 
 
 def training_note(models: Sequence[Model]) -> str:
-    """Whether the models of one size were trained alike; empty where there are no two."""
-    group = of_one_size(models)
+    """Which models of one size were trained alike, and how others of it were not; empty where there are no two."""
+    sized, group = of_one_size(models), comparable(models)
     if len(group) < 2:
         return ""
     names, differences = ", ".join(m.name for m in group), training_differences(group)
-    if not differences:
-        return f"{names} were trained alike: the same schedule, augmentation and hours."
-    return f"Not a comparison of encoders alone: {names} were not trained alike: {'; '.join(differences)}."
+    if differences:
+        return f"Not a comparison of encoders alone: {names} were not trained alike: {'; '.join(differences)}."
+    note = f"{names} were trained alike: the same schedule, augmentation and hours."
+    for other in (m for m in sized if m not in group):
+        note += f" {other.name}, of the same size, was not: {'; '.join(training_differences([group[0], other]))}."
+    return note
 
 
 def stale_notes(models: Sequence[Model]) -> list[str]:
@@ -206,8 +218,9 @@ def weights_per_mac(model: Model) -> float:
 
 
 def convolution(models: Sequence[Model]) -> Claim:
-    """TCN against LSTM of the same size: on the same clips, and were they trained alike?"""
-    tcn, lstm = (next((m for m in models if m.encoder == kind), None) for kind in ("tcn", "lstm"))
+    """TCN against LSTM of the same size, the two most alike in training: on the same clips, who errs less?"""
+    pairs = product(*([m for m in models if m.encoder == kind] for kind in ("tcn", "lstm")))
+    tcn, lstm = min(pairs, key=lambda pair: len(training_differences(pair)), default=(None, None))
     verdict, evidence = OPEN, []
     for name in ("dev-clean", "dev-accent"):
         difference = paired_difference(lstm.row(name), tcn.row(name)) if tcn and lstm else None

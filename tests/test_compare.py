@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 
 from edge_asr import compare
 from edge_asr.checkpoint import save_checkpoint, training_record
-from edge_asr.claims import FAILS, HOLDS, OPEN, PARTLY, claims, notes, paired_difference, training_differences
+from edge_asr.claims import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    PARTLY,
+    claims,
+    comparable,
+    notes,
+    paired_difference,
+    training_differences,
+)
 from edge_asr.cli import main
 from edge_asr.compare import MISSING, as_json, as_markdown, as_text
 from edge_asr.compare_page import beats, html_page
@@ -251,6 +261,20 @@ def test_models_trained_alike_are_called_so_and_others_are_not(models):
         assert part in said
     models[0].config.pop("training")
     assert "nothing is recorded of the training of tcn-x" in notes(models)[0]
+
+
+def test_encoders_trained_alike_are_compared_even_where_a_better_one_of_their_size_was_not(models):
+    longer = model_of("tcn-long", "tcn", 0.1)
+    longer.training["heard_h_in_all"] = 900.0
+    longer.training["seed"] = 5  # a seed is no difference
+    models = [longer, *models]
+    assert [m.name for m in comparable(models)] == ["tcn-x", "lstm-x", "attention-x"]
+    note = notes(models)[0]
+    assert note.startswith("tcn-x, lstm-x, attention-x were trained alike")
+    assert "tcn-long, of the same size, was not: hours heard in all: tcn-x 91, tcn-long 900." in note
+    claim = next(c for c in claims(models) if c.title == "Convolutions beat recurrence")
+    assert (claim.verdict, claim.evidence[0].split()[1]) == (HOLDS, "tcn-x")
+    assert [m.name for m in comparable([longer, models[2]])] == ["tcn-long", "lstm-x"]  # no two alike: all of the size
 
 
 def test_a_better_model_proves_nothing_if_it_heard_more(models):
