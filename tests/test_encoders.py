@@ -49,6 +49,19 @@ def n_parameters(encoder: torch.nn.Module) -> int:
     return sum(p.numel() for name, p in encoder.named_parameters() if not name.startswith("aux_"))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("n_frames", [40, 400, 1240])
+def test_training_computes_what_a_stream_does_from_its_start_and_after(variant, n_frames):
+    kind, options = VARIANTS[variant]
+    encoder, x = lively(kind, {"dropout": 0.0, **options}), torch.randn(2, n_frames, 80)
+    state = encoder.initial_state(2)
+    for _ in range(2):
+        (expected, after), (trained, state) = encoder.eval()(x, state), encoder.train()(x, state)
+        torch.testing.assert_close(trained, expected, atol=1e-4, rtol=0)
+        for a, b in zip(state, after, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
 @settings(max_examples=8, deadline=None)
 @given(splits=st.lists(st.integers(1, 130), min_size=1, max_size=6), seed=st.integers(0, 99))
 @torch.inference_mode()

@@ -60,16 +60,20 @@ class TwoLevelAttention(nn.Module):
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         recent, summaries, counts = state
         n, t, dim = x.shape
+        empty = self.training and not counts.any()  # the start of a stream: masked as it is, its past is left out
+        n_past, n_slots = (0, 0) if empty else (N_RECENT, N_SUMMARIES)
         h = channel_mask(self.norm(x), self.config.dropout, self.training)
         q, kv = self.qkv(h).split([dim, 2 * dim], 2)
         recent = torch.cat([recent.to(kv.dtype), kv], 1)  # (N, 100 + T, 2D), the vector at index i has age 100 + t - i
         n_seen, n_stored = counts[:, :, 0], counts[:, :, 1]  # (N, 1)
-        index = torch.arange(N_RECENT + t, device=x.device)
-        position = index[None] - N_RECENT + n_seen  # (N, 100 + T) since the start of the stream, negative: not filled
+        index = torch.arange(n_past + t, device=x.device)
+        position = index[None] - n_past + n_seen  # (N, P + T) since the start of the stream, negative: not filled
 
-        groups, n_written, group_end = self._summarise(recent, position, n_seen, t, summaries, n_stored)
+        heard = recent[:, N_RECENT:] if empty else recent
+        groups, n_written, group_end = self._summarise(heard, position, n_seen, t, summaries, n_stored)
         memory = torch.cat([summaries.to(groups.dtype), groups], 1)  # (N, 100 + M, 2D)
-        y = self._attend(q, recent, position, memory, n_stored, n_written, group_end)
+        stored = memory[:, N_SUMMARIES:] if empty else memory
+        y = self._attend(q, heard, n_past, position, stored, n_slots, n_stored, n_written, group_end)
 
         total = n_written[:, -1:]  # (N, 1) summaries written in this call: the window of 100 slides by so many
         slots = torch.arange(N_SUMMARIES, device=x.device)[None] + total
@@ -144,8 +148,10 @@ class TwoLevelAttention(nn.Module):
         self,
         q: Tensor,
         recent: Tensor,
+        n_past: int,
         position: Tensor,
         memory: Tensor,
+        n_slots: int,
         n_stored: Tensor,
         n_written: Tensor,
         group_end: Tensor,
@@ -153,27 +159,27 @@ class TwoLevelAttention(nn.Module):
         n, t, dim = q.shape
         heads = (n, -1, self.n_heads, dim // self.n_heads)
         q = q.reshape(heads).transpose(1, 2) * (dim // self.n_heads) ** -0.5  # (N, H, T, hs)
-        age = torch.arange(t, device=q.device)[:, None] + N_RECENT - torch.arange(N_RECENT + t, device=q.device)[None]
+        age = torch.arange(t, device=q.device)[:, None] + n_past - torch.arange(n_past + t, device=q.device)[None]
         seen = ((age >= 0) & (age < N_RECENT))[None] & (position >= 0)[:, None]  # (N, T, 100 + T)
         bias = self.recent_bias[:, age.clamp(0, N_RECENT - 1)][None] + torch.where(seen, 0.0, HIDDEN)[:, None]
 
-        now = position[:, N_RECENT:]  # (N, T)
+        now = position[:, n_past:]  # (N, T)
         rank = torch.cat(
             [
-                torch.arange(N_SUMMARIES, device=q.device)[None] - N_SUMMARIES + torch.zeros_like(n_stored),
+                torch.arange(n_slots, device=q.device)[None] - n_slots + torch.zeros_like(n_stored),
                 n_written - 1,
             ],
             1,
         )  # (N, 100 + M): stored ones −100 … −1, new ones 0, 1, …
-        ready = torch.cat([torch.zeros_like(memory[:, :N_SUMMARIES, 0]) - 1, group_end], 1)  # (N, 100 + M)
+        ready = torch.cat([torch.zeros_like(memory[:, :n_slots, 0]) - 1, group_end], 1)  # (N, 100 + M)
         is_new = torch.cat(
             [
-                torch.zeros_like(memory[:, :N_SUMMARIES, 0]),
+                torch.zeros_like(memory[:, :n_slots, 0]),
                 n_written - torch.cat([torch.zeros_like(n_written[:, :1]), n_written[:, :-1]], 1),
             ],
             1,
         )
-        exists = torch.cat([(rank[:, :N_SUMMARIES] >= -n_stored).float(), is_new[:, N_SUMMARIES:]], 1) > 0
+        exists = torch.cat([(rank[:, :n_slots] >= -n_stored).float(), is_new[:, n_slots:]], 1) > 0
         visible = exists[:, None] & (ready[:, None] <= now[:, :, None])  # (N, T, 100 + M)
         newest = (is_new[:, None] * (ready[:, None] <= now[:, :, None]).float()).sum(2, keepdim=True) - 1  # (N, T, 1)
         summary_age = newest - rank[:, None]  # 0: the newest that this vector can see
