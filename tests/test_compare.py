@@ -288,6 +288,15 @@ def test_a_better_model_proves_nothing_if_it_heard_more(models):
     assert verdicts([models[0]])[title] == OPEN
 
 
+def test_attention_is_held_against_convolutions_of_its_size(models):
+    title = "Attention to the past beats convolutions alone"
+    assert verdicts(models)[title] == FAILS  # 0.25 against 0.2 of the words
+    claim = next(c for c in claims(models) if c.title == title)
+    assert claim.evidence[0].startswith("dev-clean: attention-x against tcn-x +")
+    assert verdicts([model_of("tcn-x", "tcn", 0.3), model_of("attention-x", "attention", 0.1)])[title] == HOLDS
+    assert verdicts(models[:2])[title] == OPEN
+
+
 def test_claims_of_bytes_reach_chunks_and_eight_bits_follow_the_figures(models):
     found = verdicts(models)
     assert found["A recurrence waits for memory"] == HOLDS

@@ -30,7 +30,7 @@ def test_every_recipe_is_a_run_that_the_trainer_takes_and_the_compared_share_one
         assert set(recipe["decoder"]) <= {"acoustic_scale", "beam", "max_active", "word_cost", "blank_skip"}
     schedules = [
         replace(configs[name], out="", init="", encoder="", size="")
-        for name in ("tcn-small", "lstm-small", "attention-small")
+        for name in ("tcn-small-150h", "lstm-small", "attention-small")
     ]
     assert all(schedule == schedules[0] for schedule in schedules)
     for shipped in (first_of["tcn-base"].init, configs["tcn-tiny"].teacher):
