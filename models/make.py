@@ -36,7 +36,8 @@ def read_recipes(path: Path = RECIPES) -> dict[str, dict[str, Any]]:
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     recipes = {}
     for name, own in tables["models"].items():
-        own = dict(own)
+        own = merged(tables["models"][own["like"]], own) if "like" in own else dict(own)
+        own.pop("like", None)
         stages = own.pop("stages", [{}])
         align, export, decoder = ({**tables[t], **own.pop(t, {})} for t in ("align", "export", "decoder"))
         recipes[name] = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from edge_asr.model_files import read_config
 from edge_asr.train_config import build_parser, config_from
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +37,20 @@ def test_every_recipe_is_a_run_that_the_trainer_takes_and_the_compared_share_one
     assert all(schedule == schedules[0] for schedule in schedules)
     for shipped in (first_of["tcn-base"].init, configs["tcn-tiny"].teacher):
         assert (ROOT / shipped / "encoder.onnx").is_file()
+
+
+@pytest.mark.parametrize("name", ["tcn-small-150h", "lstm-small", "attention-small", "tcn-tiny"])
+def test_a_shipped_model_was_trained_as_its_recipe_says(make, name):
+    recipe, shipped = make.read_recipes()[name], read_config(ROOT / "models" / name)
+    (command,) = make.train_commands(name, recipe, Path("speech"), Path("runs"), 2)
+    config, record = asdict(config_from(build_parser().parse_args(command[command.index("edge_asr.train") + 1 :]))), {}
+    for given in (shipped["training"], shipped["training"]["schedule"]):
+        record |= {key: value for key, value in given.items() if key in config and key != "encoder_options"}
+    plain = json.loads(json.dumps(config))  # tuples as lists
+    assert record.pop("teacher") == {"name": Path(config["teacher"]).name, "weight": config["teacher_weight"]}
+    assert {"encoder", "seed", "augment", "passes", "average_every_s"} <= set(record)
+    assert record == {key: plain[key] for key in record}
+    assert shipped["decoder"] == recipe["decoder"]
 
 
 def test_stages_start_from_one_another_and_override_the_schedule(make, tmp_path):
